@@ -1,0 +1,245 @@
+"""The ground floor: which array library, which dtype, and how an error reads.
+
+Every function of refattn asks this module for the array library of its inputs and then writes only what
+NumPy 2, CuPy 14 and the array API standard share. There is no global switch, and no array moves between
+host and device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a NumPy or CuPy array (or any other that follows the array API standard)
+
+# Narrow formats are exact in float32, in which they are computed and returned. [BACKEND-DTYPE]
+_NARROW = ("float16", "bfloat16", "float8", "float6", "float4")
+
+# Where each array library keeps erf, which the array API standard lacks.
+SPECIAL = {"numpy": "scipy.special", "cupy": "cupyx.scipy.special"}
+
+# Infinities and NaN are results here, defined by clauses, so they raise no warning.
+ieee = np.errstate(all="ignore")
+
+
+def _library(x):
+    if isinstance(x, np.ndarray | np.generic):
+        return np
+    if type(x).__module__.partition(".")[0] == "cupy":
+        return sys.modules["cupy"]
+    if hasattr(x, "__array_namespace__"):
+        return x.__array_namespace__()
+    return None
+
+
+def namespace(*arrays, **named):
+    """The array library that all arguments share; None is passed over.
+
+    Parameters
+    ----------
+    *arrays, **named : array or None
+        Arguments of the caller; give them by name, so that an error can say which one is wrong.
+
+    Returns
+    -------
+    module
+        numpy, cupy, or another library that follows the array API standard.
+
+    Raises
+    ------
+    TypeError
+        An argument is no array, or two arguments come from different libraries.
+
+    Notes
+    -----
+    Clauses: BACKEND-REFUSE.
+    """
+    first, xp = "", None
+    labelled = [(f"argument {n}", x) for n, x in enumerate(arrays)] + list(named.items())
+    for name, x in labelled:
+        if x is None:
+            continue
+        library = _library(x)
+        if library is None:
+            raise TypeError(
+                f"{name} is a {_kind(x)}; it must be a NumPy or CuPy array"
+                " (refattn.testing.assert_matches takes arrays of any framework)"
+            )
+        if xp is None:
+            first, xp = name, library
+        elif library is not xp:
+            raise TypeError(
+                f"{name} is a {library.__name__} array, {first} a {xp.__name__} array: all must be of one library"
+            )
+    return np if xp is None else xp
+
+
+def dtype_name(x) -> str:
+    """The name of an array's dtype, without its library: 'float32', 'bfloat16', 'bool'."""
+    return str(getattr(x.dtype, "name", x.dtype)).rpartition(".")[2]
+
+
+def floating(**named):
+    """Check floating-point arguments and bring them to the one dtype in which they are computed.
+
+    Parameters
+    ----------
+    **named : array or None
+        Arguments by name. None stays None.
+
+    Returns
+    -------
+    tuple
+        The array library, then the arguments in order: float64 if one of them is float64, else float32.
+        Narrower formats become float32, which holds them exactly.
+
+    Raises
+    ------
+    TypeError
+        An argument is no array, not floating-point, or of another library than the rest.
+
+    Notes
+    -----
+    Clauses: BACKEND-DTYPE, BACKEND-REFUSE.
+    """
+    xp = namespace(**named)
+    wide = False
+    for name, x in named.items():
+        if x is None:
+            continue
+        kind = dtype_name(x)
+        if kind not in ("float32", "float64") and not kind.startswith(_NARROW):
+            hint = "; cast it first, for example with astype" if "int" in kind else ""
+            raise TypeError(
+                f"{name} has dtype {kind}; it must be floating-point (float32 or float64, or narrower){hint}"
+            )
+        wide = wide or kind == "float64"
+    dtype = xp.float64 if wide else xp.float32
+    return xp, *(None if x is None else cast(x, dtype) for x in named.values())
+
+
+def boolean(xp, **named):
+    """Check that arguments are boolean arrays of library `xp`; return the single one, or a tuple of them."""
+    for name, x in named.items():
+        if x is not None:
+            _of_library(xp, name, x)
+            if dtype_name(x) != "bool":
+                raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be bool (True takes part)")
+    values = tuple(named.values())
+    return values[0] if len(values) == 1 else values
+
+
+def integers(xp, like, **named):
+    """Integer arguments (arrays of library `xp`, Python integers or lists of them) as int64 arrays beside `like`."""
+    results = []
+    for name, x in named.items():
+        if _library(x) is None or isinstance(x, np.integer):
+            values = np.asarray(x)  # Python data: no array that could live on a device
+            if values.dtype.kind not in "iu" and values.size:
+                raise TypeError(f"{name} must hold integers, not {values.dtype.name}")
+            x = asarray(xp, values.astype(np.int64).tolist(), like, xp.int64)
+        else:
+            _of_library(xp, name, x)
+            if not dtype_name(x).startswith(("int", "uint")):
+                raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be an integer dtype")
+            x = cast(x, xp.int64)
+        results.append(x)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _of_library(xp, name, x):
+    if _library(x) is not xp:
+        raise TypeError(f"{name} is a {_kind(x)}; it must be a {xp.__name__} array, as the other arguments are")
+
+
+def _kind(x):
+    module = type(x).__module__
+    return type(x).__name__ if module == "builtins" else f"{module}.{type(x).__name__}"
+
+
+def cast(x, dtype):
+    """`x` in another dtype; the same array if it has that dtype already."""
+    if x.dtype == dtype:
+        return x
+    xp = _library(x)
+    return xp.astype(x, dtype) if hasattr(xp, "astype") else x.astype(dtype)
+
+
+def _beside(xp, like):
+    """Keywords that create an array on the device of `like` (CuPy takes the current device instead)."""
+    return {} if xp.__name__.startswith("cupy") else {"device": like.device}
+
+
+def asarray(xp, values, like, dtype):
+    """Python numbers or nested lists as an array on the device of `like`."""
+    return xp.asarray(values, dtype=dtype, **_beside(xp, like))
+
+
+def arange(xp, start, stop, like):
+    """The integers from `start` up to `stop`, as int64 on the device of `like`."""
+    return xp.arange(start, stop, dtype=xp.int64, **_beside(xp, like))
+
+
+def special(xp, name):
+    """A special function that the array API standard lacks, from the library's own collection."""
+    return getattr(importlib.import_module(SPECIAL[xp.__name__]), name)
+
+
+def number(name, value, *, positive=False) -> float:
+    """A real scalar argument as a Python float, so that it never widens a float32 array."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, not {value!r}") from None
+    if positive and not result > 0:
+        raise ValueError(f"{name} is {result}; it must be positive")
+    return result
+
+
+def integer(name, value, *, least=None) -> int:
+    """An integer scalar argument as a Python int."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    if least is not None and result < least:
+        raise ValueError(f"{name} is {result}; it must be at least {least}")
+    return result
+
+
+def axis(value, x, name="x") -> int:
+    """An axis of an array, as an index from 0."""
+    result = integer("axis", value)
+    if not -x.ndim <= result < x.ndim:
+        raise ValueError(
+            f"axis is {result}; {name} has shape {tuple(x.shape)}, so it must be from {-x.ndim} to {x.ndim - 1}"
+        )
+    return result % x.ndim
+
+
+def choice(name, value, allowed):
+    """An argument that must be one of a few."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def rank(name, x, least, shape):
+    """Check that an array has at least `least` axes; `shape` is how the caller's docstring writes its shape."""
+    if x.ndim < least:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be {shape}")
+
+
+def broadcast(shape_text, **shapes):
+    """The common shape of several arguments' axes, or an error that names them."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"the {shape_text} do not broadcast: {listed}") from None

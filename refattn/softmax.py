@@ -1,0 +1,168 @@
+"""Softmax, log-sum-exp, and the merge of partial results: the algebra under every attention."""
+
+import math
+
+from refattn import backend
+
+
+@backend.ieee
+def softmax(x, axis=-1, where=None):
+    r"""Softmax along an axis, over the entries that are present.
+
+    .. math:: p_j = e^{x_j} / \sum_{l \in J} e^{x_l}
+
+    Parameters
+    ----------
+    x : array, any shape
+        Logits. An entry of -inf is absent.
+    axis : int, default -1
+        The axis that is normalised.
+    where : bool array that broadcasts with `x`, optional
+        True where an entry is present. Absent entries contribute nothing, whatever they hold.
+
+    Returns
+    -------
+    array, the shape of `x` broadcast with `where`
+        Weights that sum to 1 along `axis`; zeros where nothing is present.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `x` is not floating-point, `where` not boolean, or the two do not broadcast.
+
+    Notes
+    -----
+    Time and memory O(size of x). Clauses: SOFTMAX-NORMAL, SOFTMAX-SHIFT, SOFTMAX-ABSENT, SOFTMAX-EMPTY.
+    Source: Bridle 1990; the shift by the maximum: Blanchard, Higham & Higham 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax(np.array([1000.0, 1000.0, -np.inf]))
+    array([0.5, 0.5, 0. ])
+    """
+    xp, x = backend.floating(x=x)
+    weights, total, _ = shifted_exp(xp, _present(xp, x, where), backend.axis(axis, x))
+    return weights / xp.where(total == 0, 1.0, total)  # an empty row stays zero [SOFTMAX-EMPTY]
+
+
+@backend.ieee
+def logsumexp(x, axis=-1, where=None):
+    r"""Natural logarithm of the sum of exponentials along an axis.
+
+    .. math:: \mathrm{lse} = \ln \sum_{j \in J} e^{x_j}
+
+    Parameters
+    ----------
+    x : array, any shape
+        Logits. An entry of -inf is absent.
+    axis : int, default -1
+        The axis that is summed.
+    where : bool array that broadcasts with `x`, optional
+        True where an entry is present.
+
+    Returns
+    -------
+    array, the shape of `x` broadcast with `where`, without `axis`
+        -inf where nothing is present.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `softmax`.
+
+    Notes
+    -----
+    Time and memory O(size of x). Clauses: LSE-NATURAL, LSE-SHIFT, LSE-EMPTY, SOFTMAX-ABSENT.
+    Source: Blanchard, Higham & Higham 2021, eq. 1.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(logsumexp(np.array([0.0, 0.0])))  # ln 2
+    0.6931471805599453
+    """
+    xp, x = backend.floating(x=x)
+    axis = backend.axis(axis, x)
+    _, total, peak = shifted_exp(xp, _present(xp, x, where), axis)
+    return xp.squeeze(xp.log(total) + peak, axis=axis)
+
+
+@backend.ieee
+def merge(out_a, lse_a, out_b, lse_b):
+    r"""Merge the attention over two disjoint sets of keys into the attention over their union.
+
+    .. math:: L = \ln(e^{L_a} + e^{L_b}), \qquad o = e^{L_a - L} o_a + e^{L_b - L} o_b
+
+    Parameters
+    ----------
+    out_a, out_b : array (..., N, Dv)
+        Outputs over either set.
+    lse_a, lse_b : array (..., N)
+        Natural log-sum-exp of the scores of either set.
+
+    Returns
+    -------
+    out : array (..., N, Dv)
+    lse : array (..., N)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments are not floating-point, or their shapes do not agree.
+
+    Notes
+    -----
+    Commutative and associative, with identity (0, -inf); a part whose lse is -inf is absent whatever its
+    output holds. Time O(N Dv). Clauses: MERGE-UNION, MERGE-IDENTITY, MERGE-ORDER.
+    Source: Milakov & Gimelshein 2018, section 3.1; Ye et al. 2025 (FlashInfer), section 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out, lse = merge(np.array([[1.0]]), np.array([0.0]), np.array([[3.0]]), np.array([0.0]))
+    >>> float(out[0, 0])
+    2.0
+    """
+    xp, out_a, lse_a, out_b, lse_b = backend.floating(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
+    for name, out, lse in (("a", out_a, lse_a), ("b", out_b, lse_b)):
+        if tuple(out.shape[:-1]) != tuple(lse.shape):
+            raise ValueError(
+                f"lse_{name} has shape {tuple(lse.shape)}, out_{name} has shape {tuple(out.shape)}:"
+                " they must be (..., N) and (..., N, Dv)"
+            )
+    if out_a.shape[-1] != out_b.shape[-1]:
+        raise ValueError(
+            f"out_b has {out_b.shape[-1]} columns, out_a has {out_a.shape[-1]}: both are Dv in (..., N, Dv)"
+        )
+    backend.broadcast("leading axes", lse_a=lse_a.shape, lse_b=lse_b.shape)
+
+    peak = _zero_if_absent(xp, xp.maximum(lse_a, lse_b))
+    weight_a, weight_b = xp.exp(lse_a - peak), xp.exp(lse_b - peak)
+    total = weight_a + weight_b
+    out_a = xp.where((lse_a == -math.inf)[..., None], 0.0, out_a)  # absent, not multiplied by zero [MERGE-IDENTITY]
+    out_b = xp.where((lse_b == -math.inf)[..., None], 0.0, out_b)
+    out = weight_a[..., None] * out_a + weight_b[..., None] * out_b
+    return out / xp.where(total == 0, 1.0, total)[..., None], xp.log(total) + peak
+
+
+def shifted_exp(xp, x, axis):
+    """exp(x - peak), its sum and the peak along an axis; peak is 0 where every entry is -inf."""
+    if x.shape[axis] == 0:
+        peak = total = xp.sum(x, axis=axis, keepdims=True)  # zeros: the maximum of nothing has no value
+        return x, total, peak
+    peak = _zero_if_absent(xp, xp.max(x, axis=axis, keepdims=True))
+    weights = xp.exp(x - peak)
+    return weights, xp.sum(weights, axis=axis, keepdims=True), peak
+
+
+def _zero_if_absent(xp, peak):
+    return xp.where(peak == -math.inf, 0.0, peak)  # -inf - (-inf) would be NaN
+
+
+def _present(xp, x, where):
+    if where is None:
+        return x
+    backend.boolean(xp, where=where)
+    backend.broadcast("shapes", x=x.shape, where=where.shape)
+    return xp.where(where, x, -math.inf)

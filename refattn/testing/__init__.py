@@ -1,0 +1,1 @@
+"""The testing kit: is it rounding, or a bug, and which bug?"""

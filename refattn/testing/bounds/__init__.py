@@ -1,0 +1,89 @@
+"""How far a correct kernel of a given profile can be from the oracle, element by element.
+
+A bound function takes the profile and the reference function's own arguments (NumPy float64) and returns a
+dictionary: for each result ('out', 'lse') a `Bound`. It is derived by forward error analysis with the actual
+magnitudes; nothing is fitted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Bound(NamedTuple):
+    """An exact result and how far from it a correct kernel can be.
+
+    Attributes
+    ----------
+    value : float64 array
+        The oracle's result.
+    hard : float64 array
+        No correct kernel of the profile is farther away.
+    statistical : float64 array or None
+        What holds when roundings are independent (six standard deviations); None where it does not apply.
+    """
+
+    value: np.ndarray
+    hard: np.ndarray
+    statistical: np.ndarray | None = None
+
+
+_HOME = {  # reference function -> the module here that bounds it
+    "softmax": "softmax",
+    "logsumexp": "softmax",
+    "merge": "softmax",
+    "attention": "attention",
+    "grouped_query_attention": "attention",
+    "attention_weights": "attention",
+    "layer_norm": "norms",
+    "rms_norm": "norms",
+    "rope": "positions",
+    "positions.rotate": "positions",
+    **dict.fromkeys(
+        ("relu", "gelu", "quick_gelu", "silu", "squared_relu", "softplus", "sigmoid", "tanh"), "feedforward"
+    ),
+}
+
+BOUNDS: dict[str, Callable] = {}
+
+
+def bound_of(*functions):
+    """Register a bound function for reference functions, by name."""
+
+    def register(bound):
+        BOUNDS.update(dict.fromkeys(functions, bound))
+        return bound
+
+    return register
+
+
+def bound(function: str, profile, /, *args, **kwargs) -> dict[str, Bound]:
+    """The results of a reference function with their bounds.
+
+    Raises
+    ------
+    NotImplementedError
+        No bound has been derived for the function.
+    """
+    if function in _HOME:
+        importlib.import_module(f"{__name__}.{_HOME[function]}")
+    if function not in BOUNDS:
+        raise NotImplementedError(
+            f"no error bound has been derived for {function}; there are: {', '.join(sorted(_HOME))}"
+        )
+    return BOUNDS[function](profile, *args, **kwargs)
+
+
+def gamma(n, u):
+    """γ_n = n·u / (1 - n·u): the relative error of n successive roundings. Source: Higham 2002, lemma 3.1."""
+    n = np.asarray(n, dtype=np.float64)
+    return n * u / (1.0 - n * u)
+
+
+def rounded(value, error, fmt):
+    """The error of a number that carries `error` and is then rounded to a format."""
+    return error + np.maximum(fmt.u * (np.abs(value) + error), fmt.eta)

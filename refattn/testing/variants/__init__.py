@@ -1,0 +1,76 @@
+"""Variants: other conventions and known bugs, each a small function beside the clause that it breaks.
+
+One list, three uses: it diagnoses (a mismatch that a variant explains is reported by the variant's name), it tests
+the tests (every variant must be caught by the golden cases), and it fills the site's table of conventions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MODULES = ("softmax", "masks", "attention", "heads", "positions", "norms", "feedforward")
+
+
+class NotApplicable(Exception):
+    """The arguments do not exercise what a variant does differently."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One other way of computing a reference function.
+
+    Attributes
+    ----------
+    name : str
+        'topic/what': 'causal/top_left'.
+    clause : str
+        The clause that it breaks.
+    function : str
+        The reference function that it stands for: 'attention', 'positions.rotate'.
+    call : callable
+        Takes the arguments of the reference function (NumPy arrays) and returns the same results, wrongly.
+        Raises NotApplicable where it could not differ.
+    meaning : str
+        What it does, in one line.
+    seen : tuple of str
+        The public implementations and threads where it was seen.
+    advice : str
+        What somebody who wants this behaviour, or compares with it, can pass to the reference instead.
+    """
+
+    name: str
+    clause: str
+    function: str
+    call: Callable
+    meaning: str
+    seen: tuple[str, ...] = ()
+    advice: str = ""
+
+
+VARIANTS: dict[str, Variant] = {}
+
+
+def variant(name, clause, *functions, seen=(), advice=""):
+    """Register the decorated function as a variant of one or more reference functions; its docstring is its meaning."""
+
+    def register(call):
+        if name in VARIANTS:
+            raise ValueError(f"two variants are called {name}")
+        meaning = " ".join((call.__doc__ or "").split())
+        if not meaning:
+            raise ValueError(f"variant {name} has no docstring to say what it does")
+        for function in functions:
+            key = name if function == functions[0] else f"{name} [{function}]"
+            VARIANTS[key] = Variant(name, clause, function, call, meaning, tuple(seen), advice)
+        return call
+
+    return register
+
+
+def variants(function: str | None = None) -> list[Variant]:
+    """All variants, or those of one reference function, in a stable order."""
+    for module in _MODULES:
+        importlib.import_module(f"{__name__}.{module}")
+    return [v for v in VARIANTS.values() if function is None or v.function == function]

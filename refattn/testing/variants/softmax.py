@@ -1,0 +1,146 @@
+"""Variants of softmax, log-sum-exp and merge."""
+
+import math
+
+import numpy as np
+
+from refattn.softmax import logsumexp, merge, softmax
+from refattn.testing.variants import NotApplicable, variant
+
+_LN2 = math.log(2.0)
+
+
+def _masked(x, where):
+    return x if where is None else np.where(where, x, -np.inf)
+
+
+@variant("softmax/base_2", "SOFTMAX-NORMAL", "softmax")
+def softmax_base_2(x, axis=-1, where=None):
+    """Powers of 2 instead of e: the factor log2(e) was forgotten."""
+    return softmax(x * _LN2, axis, where)
+
+
+@variant("softmax/last_axis", "SOFTMAX-NORMAL", "softmax")
+def softmax_last_axis(x, axis=-1, where=None):
+    """The last axis is normalised, whatever was asked."""
+    if axis % x.ndim == x.ndim - 1:
+        raise NotApplicable
+    return softmax(x, -1, where)
+
+
+@variant("softmax/no_shift", "SOFTMAX-SHIFT", "softmax", seen=["tenstorrent/tt-metal#12661"])
+def softmax_no_shift(x, axis=-1, where=None):
+    """Exponentials of the logits themselves, without subtracting the maximum."""
+    with np.errstate(all="ignore"):
+        weights = np.exp(_masked(x, where))
+        return weights / weights.sum(axis=axis, keepdims=True)
+
+
+@variant("softmax/peak_from_zero", "SOFTMAX-SHIFT", "softmax", seen=["bytedance/lightseq#74"])
+def softmax_peak_from_zero(x, axis=-1, where=None):
+    """The search for the maximum starts at 0, so that all-negative rows underflow."""
+    x = _masked(x, where)
+    with np.errstate(all="ignore"):
+        weights = np.exp(x - np.maximum(x.max(axis=axis, keepdims=True, initial=-np.inf), 0.0))
+        total = weights.sum(axis=axis, keepdims=True)
+        return weights / np.where(total == 0, 1.0, total)
+
+
+@variant(
+    "softmax/finite_fill", "SOFTMAX-SHIFT", "softmax", seen=["flashinfer-ai/flashinfer#4401", "tracel-ai/burn#4697"]
+)
+def softmax_finite_fill(x, axis=-1, where=None):
+    """The running maximum starts at the sentinel -5e4, which legitimate logits can lie below."""
+    x = _masked(x, where)
+    with np.errstate(all="ignore"):
+        weights = np.exp(x - np.maximum(x.max(axis=axis, keepdims=True, initial=-np.inf), -5e4))
+        total = weights.sum(axis=axis, keepdims=True)
+        return weights / np.where(total == 0, 1.0, total)
+
+
+@variant("softmax/where_adds", "SOFTMAX-ABSENT", "softmax", seen=["pytorch/pytorch#101967"])
+def softmax_where_adds(x, axis=-1, where=None):
+    """Absent entries get -infinity added instead of being replaced, so NaN and +infinity leak."""
+    if where is None:
+        raise NotApplicable
+    with np.errstate(all="ignore"):
+        return softmax(x + np.where(where, 0.0, -np.inf), axis)
+
+
+@variant(
+    "softmax/empty_row_uniform",
+    "SOFTMAX-EMPTY",
+    "softmax",
+    seen=["jax.nn.dot_product_attention", "patrick-kidger/equinox#274"],
+)
+def softmax_empty_row_uniform(x, axis=-1, where=None):
+    """Absent entries are filled with the lowest finite number, so that an empty row becomes uniform."""
+    if x.shape[axis] == 0:
+        raise NotApplicable
+    return softmax(np.maximum(_masked(x, where), -1e30), axis)
+
+
+@variant(
+    "lse/base_2", "LSE-NATURAL", "logsumexp", seen=["FlashInfer", "pytorch/pytorch#181645", "sgl-project/sglang#35045"]
+)
+def lse_base_2(x, axis=-1, where=None):
+    """The logarithm to base 2 of the same sum."""
+    return logsumexp(x, axis, where) / _LN2
+
+
+@variant("lse/no_shift", "LSE-SHIFT", "logsumexp")
+def lse_no_shift(x, axis=-1, where=None):
+    """Exponentials of the logits themselves, which overflow."""
+    with np.errstate(all="ignore"):
+        return np.log(np.exp(_masked(x, where)).sum(axis=axis))
+
+
+@variant(
+    "lse/empty_is_plus_infinity", "LSE-EMPTY", "logsumexp", seen=["FlashAttention-2", "Dao-AILab/flash-attention#978"]
+)
+def lse_empty_is_plus_infinity(x, axis=-1, where=None):
+    """+infinity where nothing is present, which takes all the weight in a merge."""
+    lse = logsumexp(x, axis, where)
+    return np.where(np.isneginf(lse), np.inf, lse)
+
+
+@variant(
+    "lse/empty_is_finite",
+    "LSE-EMPTY",
+    "logsumexp",
+    seen=["flashinfer-ai/flashinfer#4452", "jax.nn.dot_product_attention"],
+)
+def lse_empty_is_finite(x, axis=-1, where=None):
+    """A finite sentinel where nothing is present."""
+    return np.maximum(logsumexp(x, axis, where), -5e4)
+
+
+@variant("merge/average", "MERGE-UNION", "merge")
+def merge_average(out_a, lse_a, out_b, lse_b):
+    """The outputs are averaged, whatever their mass."""
+    return (out_a + out_b) / 2, np.logaddexp(lse_a, lse_b)
+
+
+@variant("merge/base_2", "MERGE-UNION", "merge", seen=["sgl-project/sglang#35045", "sgl-project/sglang#40903"])
+def merge_base_2(out_a, lse_a, out_b, lse_b):
+    """Log-sum-exps to base 2 merged with e: a kernel and its merge do not agree on the base."""
+    return merge(out_a, lse_a / _LN2, out_b, lse_b / _LN2)
+
+
+@variant("merge/no_shift", "MERGE-UNION", "merge")
+def merge_no_shift(out_a, lse_a, out_b, lse_b):
+    """Exponentials of the log-sum-exps themselves, which overflow."""
+    with np.errstate(all="ignore"):
+        a, b = np.exp(lse_a), np.exp(lse_b)
+        return (a[..., None] * out_a + b[..., None] * out_b) / (a + b)[..., None], np.log(a + b)
+
+
+@variant(
+    "merge/no_guard", "MERGE-IDENTITY", "merge", seen=["flashinfer-ai/flashinfer#4051", "flashinfer-ai/flashinfer#5262"]
+)
+def merge_no_guard(out_a, lse_a, out_b, lse_b):
+    """No guard for empty parts: -infinity minus -infinity is NaN, and zero times garbage is garbage."""
+    with np.errstate(all="ignore"):
+        peak = np.maximum(lse_a, lse_b)
+        a, b = np.exp(lse_a - peak), np.exp(lse_b - peak)
+        return (a[..., None] * out_a + b[..., None] * out_b) / (a + b)[..., None], np.log(a + b) + peak

@@ -1,0 +1,97 @@
+"""Every test that takes `library` runs on each array library: NumPy, and array-api-strict as a stand-in for CuPy.
+
+pytest --library cupy     runs them on CuPy instead, where there is a GPU
+"""
+
+import sys
+from types import SimpleNamespace
+
+import hypothesis
+import numpy as np
+import pytest
+import scipy.special
+
+from refattn import backend
+
+hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile("default")
+
+NAMES = ["numpy", "strict", "strict-device1"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--library", choices=[*NAMES, "cupy"], help="run the tests on this array library only")
+
+
+def pytest_generate_tests(metafunc):
+    if "library" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--library")
+        metafunc.parametrize("library", [chosen] if chosen else NAMES, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def library(request):
+    return Library(request.param)
+
+
+class Library:
+    """One array library: `array` takes NumPy there, `numpy` brings results back, `call` does both around a call."""
+
+    def __init__(self, name):
+        self.name = name
+        if name == "numpy":
+            self.xp, self.device = np, None
+        elif name == "cupy":
+            import cupy
+
+            self.xp, self.device = cupy, None
+        else:
+            import array_api_strict
+
+            self.xp = array_api_strict
+            self.device = array_api_strict.Device("device1" if name == "strict-device1" else "CPU_DEVICE")
+            backend.SPECIAL["array_api_strict"] = "tests.strict_special"
+            sys.modules["tests.strict_special"] = SimpleNamespace(erf=self._by_scipy(scipy.special.erf))
+
+    def _by_scipy(self, function):
+        def call(x):
+            values = function(np.asarray(self.xp.asarray(x, device=self.xp.Device("CPU_DEVICE"))))
+            return self.xp.asarray(values, device=x.device)
+
+        return call
+
+    def array(self, x):
+        if isinstance(x, np.ndarray):
+            keywords = {} if self.device is None else {"device": self.device}
+            return self.xp.asarray(x, **keywords)
+        if isinstance(x, tuple):
+            items = [self.array(item) for item in x]
+            return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+        return x
+
+    def numpy(self, x):
+        if isinstance(x, tuple):
+            items = [self.numpy(item) for item in x]
+            return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+        if not hasattr(x, "dtype") or isinstance(x, np.ndarray | np.generic):
+            return x
+        if self.name == "cupy":
+            return self.xp.asnumpy(x)
+        return np.asarray(self.xp.asarray(x, device=self.xp.Device("CPU_DEVICE")))
+
+    def call(self, function, *args, **kwargs):
+        """The function on this library's arrays: NumPy in, NumPy out, inputs checked to be untouched."""
+        args = [self.array(x) for x in args]
+        kwargs = {name: self.array(x) for name, x in kwargs.items()}
+        before = [_copies(self.numpy(x)) for x in (*args, *kwargs.values())]
+        result = function(*args, **kwargs)
+        for x, was in zip((*args, *kwargs.values()), before, strict=True):
+            np.testing.assert_equal(_copies(self.numpy(x)), was, err_msg="an input was modified")
+        return self.numpy(result)
+
+
+def _copies(x):
+    if isinstance(x, tuple):
+        return [_copies(item) for item in x]
+    return x.copy() if isinstance(x, np.ndarray) else None

@@ -1,0 +1,181 @@
+"""The specification is closed: clause, docstring, test, vector and page name each other, and nothing dangles."""
+
+import ast
+import inspect
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import refattn
+from refattn.testing import vectors
+from refattn.testing.variants import variants
+
+ROOT = Path(__file__).parents[1]
+SPEC = ROOT / "spec"
+ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)+\b")
+MECHANISMS = sorted(str(p.parent.relative_to(SPEC)) for p in SPEC.glob("**/clauses.md"))
+
+
+def clauses():
+    """Clause id -> (mechanism, its text), from the headings of clauses.md."""
+    found = {}
+    for mechanism in MECHANISMS:
+        text = (SPEC / mechanism / "clauses.md").read_text()
+        for heading, body in re.findall(r"^### (\S+)\n\n(.*?)(?=\n#|\Z)", text, re.S | re.M):
+            assert heading not in found, f"clause {heading} is stated twice"
+            found[heading] = (mechanism, body.strip())
+    return found
+
+
+CLAUSES = clauses()
+FAMILIES = {name.split("-")[0] for name in CLAUSES}
+
+
+def named_in(text):
+    return {name for name in ID.findall(text) if name.split("-")[0] in FAMILIES}
+
+
+def docstrings_and_comments():
+    """File -> the clauses that refattn's sources name."""
+    return {path: named_in(path.read_text()) for path in (ROOT / "refattn").glob("**/*.py")}
+
+
+def marked_in_tests():
+    found = {}
+    for path in (ROOT / "tests").glob("**/test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "clause":
+                for argument in node.args:
+                    found.setdefault(ast.literal_eval(argument), []).append(path.name)
+    return found
+
+
+def all_cases():
+    return [case for mechanism in vectors.mechanisms() for case in vectors.load(mechanism)]
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_mechanism_is_whole(mechanism):
+    for name in ("clauses.md", "definition.py", "cases.py", "vectors.json"):
+        assert (SPEC / mechanism / name).is_file(), f"spec/{mechanism} lacks {name}"
+    text = (SPEC / mechanism / "clauses.md").read_text()
+    for section in ("## Mathematics", "## Clauses", "## Sources"):
+        assert section in text, f"spec/{mechanism}/clauses.md lacks {section}"
+
+
+@pytest.mark.parametrize("name", CLAUSES)
+def test_a_clause_is_one_sentence_with_its_force(name):
+    _, body = CLAUSES[name]
+    assert re.search(r"\b(MUST|SHOULD)\b", body), f"{name} says neither MUST nor SHOULD"
+    assert body.endswith("."), f"{name} does not end with a full stop"
+    assert len(re.findall(r"\. [A-Z]", body)) == 0, f"{name} has more than one sentence"
+
+
+def test_every_clause_has_a_docstring_a_test_and_a_vector():
+    in_code = set().union(*docstrings_and_comments().values())
+    in_tests = set(marked_in_tests())
+    in_vectors = {name for case in all_cases() for name in case.clauses}
+    missing = {
+        name: [
+            what for what, where in (("code", in_code), ("test", in_tests), ("vector", in_vectors)) if name not in where
+        ]
+        for name in CLAUSES
+    }
+    assert not {name: what for name, what in missing.items() if what}
+
+
+def test_nothing_names_a_clause_that_does_not_exist():
+    named = {name for names in docstrings_and_comments().values() for name in names}
+    named |= set(marked_in_tests()) | {name for case in all_cases() for name in case.clauses}
+    named |= {v.clause for v in variants()}
+    named |= named_in("\n".join(p.read_text() for p in SPEC.glob("**/*.py")))
+    assert named <= set(CLAUSES), sorted(named - set(CLAUSES))
+
+
+def public_functions():
+    for name in refattn.__all__:
+        thing = getattr(refattn, name)
+        if inspect.isfunction(thing):
+            yield name, thing
+
+
+def test_every_public_function_names_its_clauses_and_its_source():
+    for name, function in public_functions():
+        text = inspect.getdoc(function) or ""
+        assert named_in(text) & set(CLAUSES), f"the docstring of {name} names no clause"
+        assert "Source" in text, f"the docstring of {name} names no source"
+
+
+def test_every_flag_is_explained_and_used():
+    flags = json.loads((SPEC / "flags.json").read_text())
+    used = {flag for case in all_cases() for flag in case.flags}
+    assert used == set(flags)
+
+
+def test_every_variant_is_caught_by_a_golden_case():
+    caught = {name for case in all_cases() for name in case.catches}
+    known = {v.name for v in variants()}
+    assert caught == known
+
+
+@pytest.mark.parametrize("mechanism", vectors.mechanisms())
+def test_vectors_follow_the_schema(mechanism):
+    schema = json.loads((SPEC / "schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    contents = json.loads((SPEC / mechanism / "vectors.json").read_text())
+    jsonschema.validate(contents, schema)
+    contents["cases"][0]["unheard-of"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(contents, schema)
+
+
+def test_case_ids_are_unique():
+    ids = [case.id for case in all_cases()]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("mechanism", vectors.mechanisms())
+def test_vectors_are_what_the_definitions_write(mechanism):
+    from spec.vectors import dump
+    from tests.regenerate import regenerate
+
+    written = (SPEC / mechanism / "vectors.json").read_text()
+    assert dump(regenerate(mechanism)) == written, "run: python tests/regenerate.py"
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or ""
+
+
+def test_definitions_and_algorithms_are_independent():
+    for path in SPEC.glob("**/*.py"):
+        assert not [m for m in imports(path) if m.split(".")[0] in ("refattn", "numpy", "scipy")], path
+    for path in (ROOT / "refattn").glob("**/*.py"):
+        if "testing" not in path.relative_to(ROOT).parts:
+            assert not [m for m in imports(path) if m.split(".")[0] in ("spec", "mpmath")], path
+
+
+FLOORS = [
+    ["backend"],
+    ["softmax", "masks"],
+    ["attention"],
+    ["heads", "positions", "norms", "feedforward"],
+    ["testing", "cli"],
+]
+
+
+def test_imports_go_one_way():
+    floor = {name: n for n, names in enumerate(FLOORS) for name in names}
+    for path in (ROOT / "refattn").glob("*.py"):
+        if path.stem in floor:
+            for module in imports(path):
+                parts = module.split(".")
+                if parts[0] == "refattn" and len(parts) > 1:
+                    assert floor[parts[1]] <= floor[path.stem], f"{path.name} imports {module}"

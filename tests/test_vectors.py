@@ -1,0 +1,51 @@
+"""The array code gives what the golden vectors say, on every library and in every dtype."""
+
+import numpy as np
+import pytest
+
+from refattn.testing import vectors
+
+CASES = [case for mechanism in vectors.mechanisms() for case in vectors.load(mechanism)]
+
+
+def in_dtype(value, dtype):
+    if isinstance(value, np.ndarray):
+        return value.astype(dtype) if value.dtype == np.float64 else value
+    if isinstance(value, tuple):
+        items = [in_dtype(item, dtype) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_golden_vector(case, dtype, library):
+    if dtype == "float16" and library.name.startswith("strict"):
+        pytest.skip("the array API standard has no float16")
+    function = vectors.function_named(case.function)
+    arguments = {name: in_dtype(value, dtype) for name, value in case.arguments.items()}
+    if case.refuses:
+        with pytest.raises((TypeError, ValueError)):
+            library.call(function, **arguments)
+        return
+    got = vectors.results(library.call(function, **arguments))
+    assert got.keys() >= case.expect.keys()
+    for name, want in case.expect.items():
+        result = got[name]
+        assert result.shape == want.shape, name
+        if want.dtype == np.float64:
+            assert result.dtype == (np.float64 if dtype == "float64" else np.float32), name
+            assert_close(result, want)
+        else:
+            np.testing.assert_array_equal(result, want)
+
+
+def assert_close(result, want):
+    """Special values agree exactly; finite ones to a few units of rounding of the largest."""
+    for special in (np.isnan, np.isposinf, np.isneginf):
+        np.testing.assert_array_equal(special(result), special(want))
+    finite = np.isfinite(want)
+    size = np.max(np.abs(want[finite]), initial=1.0)
+    np.testing.assert_allclose(
+        result[finite].astype(np.float64), want[finite], rtol=0, atol=64 * np.finfo(result.dtype).eps * size
+    )
