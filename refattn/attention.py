@@ -121,7 +121,8 @@ def attention(
     Notes
     -----
     Time O(N M (D + Dv)), memory O(N M). Clauses: ATTN-OUT, ATTN-SCALE, ATTN-ORDER, ATTN-SOFTCAP, ATTN-BIAS,
-    ATTN-MASK, ATTN-ABSENT, ATTN-EMPTY, ATTN-LSE, ATTN-SINK, ATTN-DROPOUT, ATTN-ALIGN, ATTN-BROADCAST, ATTN-PURE.
+    ATTN-MASK, ATTN-ABSENT, ATTN-EMPTY, ATTN-LSE, ATTN-SINK, ATTN-DROPOUT, ATTN-ALIGN, ATTN-BROADCAST, ATTN-VALUES,
+    ATTN-REFUSE.
     Source: Vaswani et al. 2017, eq. 1; softcap: Gemma Team 2024 (Gemma 2), section 2; sinks: OpenAI 2025 (gpt-oss).
 
     Examples

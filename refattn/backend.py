@@ -73,7 +73,7 @@ def namespace(*arrays, **named):
             first, xp = name, library
         elif library is not xp:
             raise TypeError(
-                f"{name} is a {library.__name__} array, {first} a {xp.__name__} array: all must be of one library"
+                f"{name} is an array of {library.__name__}, {first} of {xp.__name__}: all must be of one library"
             )
     return np if xp is None else xp
 
@@ -153,7 +153,7 @@ def integers(xp, like, **named):
 
 def _of_library(xp, name, x):
     if _library(x) is not xp:
-        raise TypeError(f"{name} is a {_kind(x)}; it must be a {xp.__name__} array, as the other arguments are")
+        raise TypeError(f"{name} is a {_kind(x)}; it must be an array of {xp.__name__}, as the other arguments are")
 
 
 def _kind(x):

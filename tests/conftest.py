@@ -40,6 +40,8 @@ class Library:
 
     def __init__(self, name):
         self.name = name
+        narrow = [] if name.startswith("strict") else ["float16"]  # the array API standard has no float16
+        self.dtypes = ["float64", "float32", *narrow]
         if name == "numpy":
             self.xp, self.device = np, None
         elif name == "cupy":

@@ -21,13 +21,13 @@ PRECISIONS = ("float32", "bfloat16")
 def regenerate(mechanism):
     """The contents of a mechanism's vectors.json, distances included."""
     contents = evaluate(mechanism)
-    known = {v.name: v for v in variants()}
+    known = {(v.name, v.function): v for v in variants()}
     for record in contents["cases"]:
         case = vectors._case(mechanism, record)
         for name in record.get("catches", {}):
-            if name not in known:
-                raise SystemExit(f"{record['id']} claims to catch {name}, but there is no such variant")
-            found = {p: _short(vectors.distance(case, known[name], p)) for p in PRECISIONS}
+            if (name, case.function) not in known:
+                raise SystemExit(f"{record['id']} claims to catch {name}, but {case.function} has no such variant")
+            found = {p: _short(vectors.distance(case, known[name, case.function], p)) for p in PRECISIONS}
             if found["float32"] != "inf" and found["float32"] < LEAST:
                 raise SystemExit(f"{record['id']} sees {name} only at {found['float32']} bounds of float32")
             record["catches"][name] = found

@@ -116,8 +116,8 @@ def test_every_flag_is_explained_and_used():
 
 
 def test_every_variant_is_caught_by_a_golden_case():
-    caught = {name for case in all_cases() for name in case.catches}
-    known = {v.name for v in variants()}
+    caught = {(name, case.function) for case in all_cases() for name in case.catches}
+    known = {(v.name, v.function) for v in variants()}
     assert caught == known
 
 

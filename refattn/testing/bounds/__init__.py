@@ -33,6 +33,7 @@ class Bound(NamedTuple):
 
 
 _HOME = {  # reference function -> the module here that bounds it
+    "testing.round_to": "backend",
     "softmax": "softmax",
     "logsumexp": "softmax",
     "merge": "softmax",
@@ -75,7 +76,14 @@ def bound(function: str, profile, /, *args, **kwargs) -> dict[str, Bound]:
         raise NotImplementedError(
             f"no error bound has been derived for {function}; there are: {', '.join(sorted(_HOME))}"
         )
-    return BOUNDS[function](profile, *args, **kwargs)
+    bounds = BOUNDS[function](profile, *args, **kwargs)
+    if profile.out.name == "float64":  # the oracle rounds as much as the kernel does
+        bounds = {name: Bound(b.value, 2 * b.hard, _twice(b.statistical)) for name, b in bounds.items()}
+    return bounds
+
+
+def _twice(x):
+    return None if x is None else 2 * x
 
 
 def gamma(n, u):

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_MODULES = ("softmax", "masks", "attention", "heads", "positions", "norms", "feedforward")
+_MODULES = ("backend", "softmax", "masks", "attention", "heads", "positions", "norms", "feedforward")
 
 
 class NotApplicable(Exception):
@@ -49,21 +49,20 @@ class Variant:
     advice: str = ""
 
 
-VARIANTS: dict[str, Variant] = {}
+VARIANTS: dict[tuple[str, str], Variant] = {}  # by name and reference function
 
 
 def variant(name, clause, *functions, seen=(), advice=""):
     """Register the decorated function as a variant of one or more reference functions; its docstring is its meaning."""
 
     def register(call):
-        if name in VARIANTS:
-            raise ValueError(f"two variants are called {name}")
         meaning = " ".join((call.__doc__ or "").split())
         if not meaning:
             raise ValueError(f"variant {name} has no docstring to say what it does")
         for function in functions:
-            key = name if function == functions[0] else f"{name} [{function}]"
-            VARIANTS[key] = Variant(name, clause, function, call, meaning, tuple(seen), advice)
+            if (name, function) in VARIANTS:
+                raise ValueError(f"two variants of {function} are called {name}")
+            VARIANTS[name, function] = Variant(name, clause, function, call, meaning, tuple(seen), advice)
         return call
 
     return register

@@ -1,0 +1,30 @@
+"""The reference evaluator of ONNX: each operator as the specification's own NumPy code computes it."""
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from refattn.testing.adapters.onnx_operators import OnnxAdapter
+
+
+class OnnxReference(OnnxAdapter):
+    """onnx.reference.ReferenceEvaluator."""
+
+    name = "onnx"
+    version = onnx.__version__
+
+    def __init__(self):
+        super().__init__(_evaluator)
+
+    def profile(self, function, dtype):
+        """In float16 every step is rounded."""
+        return f"{dtype}/eager" if dtype == "float16" else dtype
+
+
+def _evaluator(model):
+    evaluator = ReferenceEvaluator(onnx.load_model_from_string(model))
+    return lambda feeds: evaluator.run(None, feeds)
+
+
+def adapter() -> OnnxReference:
+    """The adapter."""
+    return OnnxReference()

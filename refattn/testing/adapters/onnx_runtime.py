@@ -1,0 +1,39 @@
+"""ONNX Runtime on the CPU."""
+
+import onnxruntime
+
+from refattn.testing.adapters.onnx_operators import OnnxAdapter
+
+_SILENT = 4  # fatal errors only: what it refuses is raised as an exception as well
+
+
+class OnnxRuntime(OnnxAdapter):
+    """onnxruntime with the CPU execution provider."""
+
+    name = "onnxruntime"
+    version = onnxruntime.__version__
+
+    def __init__(self):
+        super().__init__(_evaluator)
+
+    def dtypes(self, function):
+        """What it has kernels for."""
+        known = super().dtypes(function)
+        return tuple(d for d in known if d != "float64") if function in ("gelu", "softplus") else known
+
+    def environment(self):
+        """The execution provider."""
+        return {**super().environment(), "provider": "CPUExecutionProvider"}
+
+
+def _evaluator(model):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)
+
+
+def adapter() -> OnnxRuntime:
+    """The adapter."""
+    return OnnxRuntime()

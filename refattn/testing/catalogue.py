@@ -1,0 +1,173 @@
+"""What there is, by name: for `refattn list` and `refattn show`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import textwrap
+
+import refattn
+from refattn import masks
+from refattn.testing import adapters, vectors
+from refattn.testing.profiles import PROFILES
+from refattn.testing.variants import variants
+
+_CLAUSE = re.compile(r"^### (\S+)\n\n(.*?)(?=\n\n|\n#|\Z)", re.S | re.M)
+
+
+def mechanisms() -> list[str]:
+    """Every mechanism of the specification."""
+    root = vectors.spec_dir()
+    return sorted(str(path.parent.relative_to(root)) for path in root.glob("**/clauses.md"))
+
+
+def text_of(mechanism: str, file: str = "clauses.md") -> str:
+    """A file of a mechanism."""
+    return (vectors.spec_dir() / mechanism / file).read_text(encoding="utf-8")
+
+
+def clauses() -> dict[str, tuple[str, str]]:
+    """Clause id -> (mechanism, its sentence)."""
+    found = {}
+    for mechanism in mechanisms():
+        for name, body in _CLAUSE.findall(text_of(mechanism)):
+            found[name] = (mechanism, " ".join(body.split()))
+    return found
+
+
+def functions() -> dict[str, object]:
+    """Public function -> itself."""
+    return {name: f for name in refattn.__all__ if inspect.isfunction(f := getattr(refattn, name))}
+
+
+def rules() -> dict[str, object]:
+    """The functions of refattn.masks that build a rule."""
+    return {
+        name: f
+        for name, f in vars(masks).items()
+        if inspect.isfunction(f) and not name.startswith("_") and f.__module__ == masks.__name__ and name != "visible"
+    }
+
+
+def _summary(thing):
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def listing(what: str) -> list[tuple[str, str]]:
+    """(name, what it is) for every mechanism, function, clause, variant, target, precision or mask."""
+    if what == "mechanisms":
+        return [(name, text_of(name).partition("\n")[0].lstrip("# ")) for name in mechanisms()]
+    if what == "functions":
+        return [(name, _summary(f)) for name, f in functions().items()]
+    if what == "clauses":
+        return [(name, sentence) for name, (_, sentence) in clauses().items()]
+    if what == "variants":
+        return [(v.name, f"{v.function}, {v.clause}: {v.meaning}") for v in variants()]
+    if what == "targets":
+        installed = adapters.installed()
+        return [(name, "installed" if name in installed else "not installed") for name in adapters.NAMES]
+    if what == "precisions":
+        return [
+            (p.name, f"{p.order} order, out {p.out.name}, weights {p.weights.name if p.weights else 'not rounded'}")
+            for p in PROFILES.values()
+        ]
+    return [(name, _summary(f)) for name, f in rules().items()]
+
+
+def shown(name: str, n: int = 12, m: int = 16) -> str:
+    """Everything about one name, as text.
+
+    Raises
+    ------
+    LookupError
+        Nothing has that name.
+    """
+    known_clauses, known_functions = clauses(), functions()
+    if name in known_clauses:
+        return _clause(name, *known_clauses[name])
+    named = [v for v in variants() if v.name == name]
+    if named:
+        return "\n\n".join(map(_variant, named))
+    if name in mechanisms():
+        return _mechanism(name, known_functions.get(name))
+    if name in known_functions:
+        return _function(name, known_functions[name])
+    for mechanism in vectors.mechanisms():
+        for case in vectors.load(mechanism):
+            if case.id == name:
+                return _case(case)
+    mask = _mask(name)
+    if mask is not None:
+        return f"{mask!r}, {n} queries (rows) over {m} keys (columns)\n\n{picture(mask, n, m)}"
+    everything = [*known_clauses, *known_functions, *mechanisms(), *rules(), *(v.name for v in variants())]
+    near = difflib.get_close_matches(name, everything, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; refattn list shows what there is"
+    raise LookupError(f"nothing is called {name!r}{hint}")
+
+
+def picture(mask, n: int, m: int) -> str:
+    """A mask drawn with one character a pair."""
+    dense = mask.dense(n, m)
+    while dense.ndim > 2:
+        dense = dense[0]
+    return "\n".join("  " + " ".join("■" if cell else "·" for cell in row) for row in dense)
+
+
+def _mask(expression):
+    """A mask from the expression that builds it, 'causal() & window(3, 0)' or plain 'causal'."""
+    try:
+        mask = eval(expression, {"__builtins__": {}}, dict(rules()))
+        mask = mask() if callable(mask) else mask
+    except Exception:
+        return None
+    return mask if isinstance(mask, masks.Mask) else None
+
+
+def _clause(name, mechanism, sentence):
+    lines = [f"{name}  ({mechanism})", "", textwrap.fill(sentence, 100), ""]
+    cases = [c.id for m in vectors.mechanisms() for c in vectors.load(m) if name in c.clauses]
+    broken_by = sorted({v.name for v in variants() if v.clause == name})
+    lines.append(f"golden cases: {', '.join(cases) or 'none'}")
+    lines.append(f"broken by:    {', '.join(broken_by) or 'no known variant'}")
+    return "\n".join(lines)
+
+
+def _variant(v):
+    lines = [f"{v.name}  (variant of {v.function}; breaks {v.clause})", "", textwrap.fill(v.meaning, 100)]
+    if v.seen:
+        lines.append(f"\nseen in: {', '.join(v.seen)}")
+    if v.advice:
+        lines.append(f"if you mean that: {v.advice}")
+    caught = [
+        c.id for m in vectors.mechanisms() for c in vectors.load(m) if c.function == v.function and v.name in c.catches
+    ]
+    lines.append(f"caught by: {', '.join(caught)}")
+    return "\n".join(lines)
+
+
+def _function(name, function):
+    return f"{name}{inspect.signature(function)}\n\n{inspect.getdoc(function)}"
+
+
+def _mechanism(name, function):
+    parts = [
+        text_of(name).strip(),
+        f"--- definition (spec/{name}/definition.py) ---",
+        text_of(name, "definition.py").strip(),
+    ]
+    if function is not None:
+        parts.insert(0, f"{name}{inspect.signature(function)}")
+    return "\n\n".join(parts)
+
+
+def _case(case):
+    lines = [f"{case.id}  ({case.function}; {', '.join(case.clauses)})"]
+    lines += [textwrap.fill(case.comment, 100)] if case.comment else []
+    for name, value in case.arguments.items():
+        lines.append(f"{name} = {value!r}")
+    lines += (
+        ["must be refused"] if case.refuses else [f"expect {name} = {value!r}" for name, value in case.expect.items()]
+    )
+    lines += [f"catches {name} at {at} bounds" for name, at in case.catches.items()]
+    return "\n".join(lines)

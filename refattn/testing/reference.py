@@ -1,0 +1,156 @@
+"""The oracle: any reference function on inputs cast up to float64, from arrays of any framework."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+import refattn
+from refattn.masks import Mask
+from refattn.testing.rounding import FORMATS
+
+
+def to_numpy(x) -> np.ndarray:
+    """Any framework's array as a NumPy array; narrow floating-point formats as float64, which holds them exactly.
+
+    Parameters
+    ----------
+    x : array
+        NumPy, CuPy, torch (any device), jax, mlx, or anything with `__array__` or `__dlpack__`.
+
+    Returns
+    -------
+    array
+        float64 for floating-point input, else the dtype that it had.
+
+    Raises
+    ------
+    TypeError
+        It is no array, or its dtype does not cross: pass its bits through `from_bits`.
+
+    Examples
+    --------
+    >>> to_numpy(np.array([1.5], dtype=np.float16))
+    array([1.5])
+    """
+    family = type(x).__module__.partition(".")[0]
+    if family == "torch":
+        x = x.detach().cpu()
+        x = (x.double() if x.is_floating_point() else x).numpy()  # torch widens bfloat16 and float8 exactly
+    elif family == "cupy":
+        x = x.get()
+    elif family == "mlx" and "float" in str(x.dtype):
+        import mlx.core as mx
+
+        x = np.array(x.astype(mx.float32))  # mlx exports no bfloat16
+    elif not isinstance(x, np.ndarray | np.generic):
+        if not (hasattr(x, "__array__") or hasattr(x, "__dlpack__")):
+            raise TypeError(
+                f"{type(x).__module__}.{type(x).__name__} is no array: it has neither __array__ nor __dlpack__"
+            )
+        try:
+            x = np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
+        except (BufferError, RuntimeError) as error:
+            raise TypeError(
+                f"this {type(x).__module__} array cannot be exported ({error});"
+                " pass its bits: from_bits(x viewed as unsigned integers, 'bfloat16')"
+            ) from None
+    x = np.asarray(x)
+    wide = x.dtype.kind == "f" or x.dtype.name.startswith(("bfloat", "float"))
+    return x.astype(np.float64) if wide else x
+
+
+def from_bits(bits, fmt: str) -> np.ndarray:
+    """Numbers of a narrow format from their bits.
+
+    Parameters
+    ----------
+    bits : array of unsigned integers
+        uint16 for bfloat16 and float16, uint8 for the float8 formats.
+    fmt : str
+        A name in `refattn.testing.rounding.FORMATS`.
+
+    Returns
+    -------
+    float64 array
+
+    Examples
+    --------
+    >>> from_bits(np.array([0x3FC0], dtype=np.uint16), "bfloat16")
+    array([1.5])
+    """
+    f = FORMATS[fmt]
+    bits = np.asarray(bits)
+    width = 8 * bits.dtype.itemsize
+    exponent_bits = width - f.precision
+    if bits.dtype.kind != "u" or exponent_bits < 2:
+        raise TypeError(f"{bits.dtype.name} cannot hold the bits of {fmt}")
+    bits = bits.astype(np.int64)
+    fraction = bits & (2 ** (f.precision - 1) - 1)
+    exponent = (bits >> (f.precision - 1)) & (2**exponent_bits - 1)
+    significand = np.where(exponent == 0, fraction, fraction + 2 ** (f.precision - 1)).astype(np.float64)
+    value = np.ldexp(significand, np.maximum(exponent, 1) - 1 + f.emin - f.precision + 1)
+    top = exponent == 2**exponent_bits - 1
+    if f.overflow == "inf":
+        value = np.where(top, np.where(fraction == 0, np.inf, np.nan), value)
+    else:  # no infinities: only the all-ones pattern is NaN
+        value = np.where(top & (fraction == 2 ** (f.precision - 1) - 1), np.nan, value)
+    return np.where(bits >> (width - 1) == 1, -value, value)
+
+
+def name_of(function) -> str:
+    """The name under which the specification knows a reference function: 'attention', 'positions.rotate'."""
+    if isinstance(function, str):
+        return function
+    module = function.__module__.rpartition(".")[2]
+    name = function.__qualname__
+    return name if getattr(refattn, name, None) is function else f"{module}.{name}"
+
+
+def in_float64(arguments):
+    """Arguments with every array as NumPy, floating-point ones in float64; masks, tuples and scalars kept."""
+    if isinstance(arguments, dict):
+        return {name: in_float64(x) for name, x in arguments.items()}
+    if isinstance(arguments, list) and arguments and hasattr(arguments[0], "dtype"):
+        return [in_float64(x) for x in arguments]
+    if isinstance(arguments, tuple):
+        items = [in_float64(x) for x in arguments]
+        return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
+    if isinstance(arguments, Mask) or not hasattr(arguments, "dtype") or not hasattr(arguments, "shape"):
+        return arguments
+    return to_numpy(arguments)
+
+
+def oracle(function, *args, **kwargs):
+    """A reference function on its inputs cast up to float64.
+
+    Parameters
+    ----------
+    function : callable or str
+        A function of refattn.
+    *args, **kwargs
+        Its arguments, as arrays of any framework.
+
+    Returns
+    -------
+    NumPy float64, as the function returns it
+
+    Examples
+    --------
+    >>> oracle(refattn.softmax, np.zeros(4, dtype=np.float16))
+    array([0.25, 0.25, 0.25, 0.25])
+    """
+    from refattn.testing.vectors import function_named
+
+    function = function_named(function) if isinstance(function, str) else function
+    return function(*in_float64(args), **in_float64(kwargs))
+
+
+def tf32_switches() -> dict[str, str]:
+    """Environment variables that silently turn float32 products on a GPU into TF32, as they are set."""
+    return {
+        name: os.environ[name]
+        for name in ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE")
+        if os.environ.get(name) not in (None, "0")
+    }
