@@ -190,7 +190,7 @@ def attention_stages(q, k, v, mask=None, **options):
 
     Notes
     -----
-    Clauses: ATTN-ORDER. Memory: up to six N M arrays.
+    Clauses: ATTN-ORDER. Memory: up to six N M arrays. Source: as for `attention`.
 
     Examples
     --------

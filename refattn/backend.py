@@ -2,7 +2,7 @@
 
 Every function of refattn asks this module for the array library of its inputs and then writes only what
 NumPy 2, CuPy 14 and the array API standard share. There is no global switch, and no array moves between
-host and device.
+host and device. Inputs may have any strides and are never written to. [BACKEND-STRIDE] [BACKEND-PURE]
 """
 
 from __future__ import annotations

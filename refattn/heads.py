@@ -347,8 +347,8 @@ def multi_query_attention(q, k, v, mask=None, **options):
         backend.rank(name, x, 2, shape)
         if x.ndim >= q.ndim:  # its head axis would broadcast against a batch axis, silently [HEADS-MQA]
             raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, q has {tuple(q.shape)}: {name} must be {shape}, without a head axis,"
-                " so it has fewer axes than q (grouped_query_attention takes G key/value heads)"
+                f"{name} has shape {tuple(x.shape)}, q has {tuple(q.shape)}: {name} must be {shape},"
+                " without a head axis, so it has fewer axes than q (grouped_query_attention takes G key/value heads)"
             )
     return grouped_query_attention(q, k[..., None, :, :], v[..., None, :, :], mask, **options)
 
@@ -421,8 +421,8 @@ def multi_head_attention(
     Time O(N E H D + M E_kv G (D + Dv) + H N M (D + Dv)). A query that may attend to nothing yields b_o.
     Gains stored as offsets from 1 (Gemma) are passed as 1 + w.
     Clauses: MHA-PROJECT, MHA-PACKED, MHA-CROSS, MHA-QKNORM, MHA-ROPE, MHA-OPTIONS, MHA-REFUSE.
-    Source: Vaswani et al. 2017, section 3.2.2; RMSNorm on queries and keys: Qwen3 (Yang et al. 2025), section 2; OLMo 2
-    (2025), section 3.3.
+    Source: Vaswani et al. 2017, section 3.2.2; RMSNorm on queries and keys: Qwen3 (Yang et al. 2025), section 2, and
+    over the whole width OLMo 2 (2025).
 
     Examples
     --------
@@ -519,7 +519,9 @@ def _check_params(x_q, x_kv, params, heads, kv_heads):
         )
     v_width = _columns("w_v", params.w_v.shape[1], kv_heads, "columns", "G·Dv")
     if params.w_o.shape[0] != heads * v_width:
-        raise ValueError(f"w_o has {params.w_o.shape[0]} rows; it must have H·Dv = {heads}·{v_width} = {heads * v_width}")
+        raise ValueError(
+            f"w_o has {params.w_o.shape[0]} rows; it must have H·Dv = {heads}·{v_width} = {heads * v_width}"
+        )
     for of in ("q", "k", "v", "o"):
         _vector(f"b_{of}", getattr(params, f"b_{of}"), getattr(params, f"w_{of}").shape[1], f"the columns of w_{of}")
     for name, gain, total, letter in (
@@ -527,7 +529,9 @@ def _check_params(x_q, x_kv, params, heads, kv_heads):
         ("k_norm", params.k_norm, kv_heads * width, "G"),
     ):
         if gain is not None and tuple(gain.shape) not in ((width,), (total,)):
-            raise ValueError(f"{name} has shape {tuple(gain.shape)}; it must be (D,) = ({width},) or ({letter}·D,) = ({total},)")
+            raise ValueError(
+                f"{name} has shape {tuple(gain.shape)}; it must be (D,) = ({width},) or ({letter}·D,) = ({total},)"
+            )
 
 
 def _matrix(name, w, shape):
@@ -569,9 +573,13 @@ def _grouping(q, k, v):
     backend.broadcast("axes before the heads", q=q.shape[:-3], k=k.shape[:-3], v=v.shape[:-3])
     heads, kv_heads = q.shape[-3], k.shape[-3]
     if v.shape[-3] != kv_heads:
-        raise ValueError(f"v has {v.shape[-3]} heads, k has {kv_heads}: both are G in (..., G, M, D) and (..., G, M, Dv)")
+        raise ValueError(
+            f"v has {v.shape[-3]} heads, k has {kv_heads}: both are G in (..., G, M, D) and (..., G, M, Dv)"
+        )
     if heads == 0 or kv_heads == 0 or heads % kv_heads:
-        raise ValueError(f"q has {heads} heads, k has {kv_heads}: H in (..., H, N, D) must be a multiple of G in (..., G, M, D)")
+        raise ValueError(
+            f"q has {heads} heads, k has {kv_heads}: H in (..., H, N, D) must be a multiple of G in (..., G, M, D)"
+        )
     return heads, kv_heads
 
 
@@ -580,7 +588,8 @@ def _head_axis(name, x, place, heads):
     if x is not None and x.ndim >= -place and x.shape[place] not in (1, heads):
         shape = "(..., H)" if place == -1 else "(..., H, N, M)"
         raise ValueError(
-            f"{name} has shape {tuple(x.shape)}; it must broadcast to {shape}, where H={heads} is the number of query heads"
+            f"{name} has shape {tuple(x.shape)}; it must broadcast to {shape},"
+            f" where H={heads} is the number of query heads"
         )
 
 

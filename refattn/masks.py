@@ -22,9 +22,9 @@ class Mask:
     Parameters
     ----------
     rule : callable
-        Takes int64 arrays of query positions (..., N, 1) and key positions (..., 1, M) and returns a bool
-        array that broadcasts to (..., N, M), True where the query may attend. It must decide each pair by its
-        positions alone.
+        Takes int64 arrays of query and key positions that broadcast to (..., N, M), usually (..., N, 1) and
+        (..., 1, M), and returns a bool array that broadcasts to (..., N, M), True where the query may attend. It must
+        decide each pair by its positions alone.
     name : str
         The name of the function that builds it, or "and", "or", "not".
     parts : tuple of Mask
@@ -34,7 +34,7 @@ class Mask:
 
     Notes
     -----
-    Clauses: MASK-POLARITY, MASK-ALIGN, MASK-ALGEBRA.
+    Clauses: MASK-POLARITY, MASK-ALIGN, MASK-POSITIONS, MASK-TILES, MASK-ALGEBRA, MASK-DATA, MASK-REFUSE.
 
     Examples
     --------
@@ -49,26 +49,57 @@ class Mask:
         self.name, self.parts, self.arguments = name, tuple(parts), arguments
 
     def admits(self, i, j):
-        """The rule on int64 arrays of query and key positions that broadcast: True where i may attend to j."""
-        return self._rule(i, j)
-
-    def block(self, q_positions, k_positions):
-        """The rule for any block of positions.
+        """The rule for pairs of positions, as another rule or a gather of keys asks it.
 
         Parameters
         ----------
-        q_positions : int array (..., N)
-        k_positions : int array (..., M)
+        i, j : int64 arrays that broadcast to (..., N, M)
+            Query and key positions. The axes of a rule's data come before the last two.
+
+        Returns
+        -------
+        bool array that broadcasts to (..., N, M)
+        """
+        backend.namespace(i=i, j=j)
+        backend.rank("i", i, 2, "(..., N, 1) or (..., N, M)")
+        backend.rank("j", j, 2, "(..., 1, M) or (..., N, M)")
+        return self._rule(i, j)
+
+    def block(self, q_positions, k_positions, *, like=None):
+        """The rule for any block of positions, for example a tile or a step of a cache.
+
+        Parameters
+        ----------
+        q_positions : list of int, or int array (..., N)
+        k_positions : list of int, or int array (..., M)
+        like : array, optional
+            As for `dense`.
 
         Returns
         -------
         bool array (..., N, M)
+
+        Notes
+        -----
+        Time and memory O(N M). Clauses: MASK-TILES, MASK-POSITIONS.
+
+        Examples
+        --------
+        >>> window(2, 0).block([1000], [997, 998, 1000, 1001]).astype(int)
+        array([[0, 1, 1, 0]])
         """
-        xp = backend.namespace(q_positions=q_positions, k_positions=k_positions)
-        i = backend.integers(xp, q_positions, q_positions=q_positions)[..., :, None]
-        j = backend.integers(xp, k_positions, k_positions=k_positions)[..., None, :]
-        allowed = self._rule(i, j)
-        return xp.broadcast_to(allowed, np.broadcast_shapes(allowed.shape, i.shape, j.shape))
+        like = self._like(like, q_positions, k_positions)
+        xp = backend.namespace(like=like)
+        i = backend.integers(xp, like, q_positions=q_positions)
+        j = backend.integers(xp, like, k_positions=k_positions)
+        backend.rank("q_positions", i, 1, "(..., N)")
+        backend.rank("k_positions", j, 1, "(..., M)")
+        backend.broadcast("leading axes", q_positions=i.shape[:-1], k_positions=j.shape[:-1])
+        i, j = i[..., :, None], j[..., None, :]
+        allowed = backend.boolean(xp, **{"the rule's result": self._rule(i, j)})
+        if allowed.shape == np.broadcast_shapes(allowed.shape, i.shape, j.shape):
+            return allowed
+        return allowed & (i == i) & (j == j)  # an array of its own: a broadcast view could not be written to
 
     def dense(self, n, m, *, q_positions=None, k_positions=None, like=None):
         """The rule for N queries and M keys as one array.
@@ -77,37 +108,61 @@ class Mask:
         ----------
         n, m : int
             Numbers of queries and keys.
-        q_positions : int array (..., N), optional
-            Default: the last N of M positions.
-        k_positions : int array (..., M), optional
+        q_positions : list of int, or int array (..., N), optional
+            Default: the last N of M positions, M - N to M - 1.
+        k_positions : list of int, or int array (..., M), optional
             Default: 0 to M - 1.
         like : array, optional
-            An array whose library and device the result shares. Default: those of the positions, else NumPy.
+            An array whose library and device the result shares. Default: those of the positions, else of the rule's
+            data, else NumPy.
 
         Returns
         -------
         bool array (..., N, M)
+            True where the query may attend to the key. It can be written to.
 
         Raises
         ------
+        TypeError
+            Positions are no integers, or of another library than `like` or the rule's data.
         ValueError
             Positions whose last axis is not N or M, or that a rule's data does not cover.
+
+        Notes
+        -----
+        Time and memory O(N M). Clauses: MASK-POLARITY, MASK-ALIGN, MASK-POSITIONS.
+
+        Examples
+        --------
+        >>> causal().dense(2, 4).astype(int)  # the last two of four positions
+        array([[1, 1, 1, 0],
+               [1, 1, 1, 1]])
+        >>> causal().dense(2, 4, q_positions=[0, 1]).astype(int)
+        array([[1, 0, 0, 0],
+               [1, 1, 0, 0]])
         """
         n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
-        given = next((x for x in (like, q_positions, k_positions) if hasattr(x, "dtype")), np.empty(0))
-        xp = backend.namespace(like=given)
-        if q_positions is None:
-            q_positions = backend.arange(xp, m - n, m, given)
-        if k_positions is None:
-            k_positions = backend.arange(xp, 0, m, given)
-        q_positions = backend.integers(xp, given, q_positions=q_positions)
-        k_positions = backend.integers(xp, given, k_positions=k_positions)
+        like = self._like(like, q_positions, k_positions)
+        xp = backend.namespace(like=like)
+        q_positions = backend.arange(xp, m - n, m, like) if q_positions is None else q_positions
+        k_positions = backend.arange(xp, 0, m, like) if k_positions is None else k_positions
+        q_positions = backend.integers(xp, like, q_positions=q_positions)
+        k_positions = backend.integers(xp, like, k_positions=k_positions)
         for name, positions, count, letter in (("q", q_positions, n, "N"), ("k", k_positions, m, "M")):
             if positions.ndim == 0 or positions.shape[-1] != count:
                 raise ValueError(
                     f"{name}_positions has shape {tuple(positions.shape)}; it must be (..., {letter}={count})"
                 )
-        return self.block(q_positions, k_positions)
+        return self.block(q_positions, k_positions, like=like)
+
+    def _like(self, *candidates):
+        """The first array among the candidates and the rule's data, whose library and device decide."""
+        return next((x for x in (*candidates, *self._data()) if _is_array(x)), np.empty(0))
+
+    def _data(self):
+        yield from self.arguments.values()
+        for part in self.parts:
+            yield from part._data()
 
     def __and__(self, other):
         return _combine(self, other, "and", lambda a, b: a & b)
@@ -136,7 +191,13 @@ def _combine(a, b, name, operation):
             f"{a} {'&' if name == 'and' else '|'} {type(b).__name__}: a rule combines with rules;"
             " for an array, combine it with the rule's dense(n, m) and pass that"
         )
-    return Mask(lambda i, j: operation(a.admits(i, j), b.admits(i, j)), name, (a, b))
+
+    def rule(i, j):
+        of_a, of_b = a._rule(i, j), b._rule(i, j)
+        backend.broadcast("shapes of two rules", **{repr(a): of_a.shape, repr(b): of_b.shape})
+        return operation(of_a, of_b)
+
+    return Mask(rule, name, (a, b))
 
 
 def visible(mask, n, m, *, q_positions=None, k_positions=None, like):
@@ -166,7 +227,18 @@ def visible(mask, n, m, *, q_positions=None, k_positions=None, like):
 
 
 def everything():
-    """Every query may attend to every key. Clauses: MASK-ALGEBRA."""
+    """Every query may attend to every key: what a restriction starts from.
+
+    Notes
+    -----
+    Clauses: MASK-ALGEBRA.
+
+    Examples
+    --------
+    >>> everything().dense(2, 3).astype(int)
+    array([[1, 1, 1],
+           [1, 1, 1]])
+    """
     return Mask(lambda i, j: (i == i) & (j == j), "everything")
 
 
@@ -196,15 +268,16 @@ def window(left, right):
 
     Notes
     -----
-    Clauses: MASK-WINDOW. Source: Beltagy et al. 2020, section 3.1; inclusive on both sides as in FlashAttention-2.
-    A model's "sliding window of W tokens" is `window(W - 1, 0)`.
+    A model's 'sliding window of W tokens' is `window(W - 1, 0)`, Longformer's attention window of w tokens
+    `window(w // 2, w // 2)`. Clauses: MASK-WINDOW.
+    Source: Beltagy et al. 2020, section 3.1; inclusive on both sides as in FlashAttention-2 and ONNX Attention.
 
     Examples
     --------
     >>> window(2, 0).dense(5, 5).sum(axis=-1)
     array([1, 2, 3, 3, 3])
     """
-    left, right = _reach(left=left, right=right)
+    left, right = _reach("left", left), _reach("right", right)
     return Mask(lambda i, j: _within(j - i, left, right), "window", left=left, right=right)
 
 
@@ -216,23 +289,24 @@ def dilated(left, right, dilation):
     left, right : int or None
         How many steps on either side; None is unbounded.
     dilation : int
-        The step.
+        The step from one key to the next; 1 is a plain window.
 
     Notes
     -----
-    Clauses: MASK-DILATED. Source: Beltagy et al. 2020, section 3.1.
+    Positions of different remainders modulo the dilation never meet, so this is `dilation` independent windows.
+    Clauses: MASK-DILATED. Source: Beltagy et al. 2020, section 3.1, with the dilation as a step, as in its code.
 
     Examples
     --------
     >>> dilated(1, 1, 2).dense(5, 5)[2].astype(int)
     array([1, 0, 1, 0, 1])
     """
-    left, right = _reach(left=left, right=right)
+    left, right = _reach("left", left), _reach("right", right)
     dilation = backend.integer("dilation", dilation, least=1)
-    farthest_left = None if left is None else left * dilation
-    farthest_right = None if right is None else right * dilation
+    before = None if left is None else left * dilation
+    after = None if right is None else right * dilation
     return Mask(
-        lambda i, j: _within(j - i, farthest_left, farthest_right) & ((j - i) % dilation == 0),
+        lambda i, j: _within(j - i, before, after) & ((j - i) % dilation == 0),
         "dilated",
         left=left,
         right=right,
@@ -241,6 +315,7 @@ def dilated(left, right, dilation):
 
 
 # --- rules of blocks ------------------------------------------------------------------------------------------------
+# Blocks start at position 0, and block b holds the positions b·size to (b + 1)·size - 1, also for negative b.
 
 
 def block(size):
@@ -248,7 +323,7 @@ def block(size):
 
     Notes
     -----
-    Clauses: MASK-BLOCK. Source: Qiu et al. 2020 (blockwise attention).
+    Clauses: MASK-BLOCK. Source: Qiu et al. 2020 (blockwise attention), section 3.1, with the identity permutation.
 
     Examples
     --------
@@ -264,9 +339,16 @@ def block(size):
 def neighbours(size, before=1, after=1):
     """A query may attend to its own block, `before` blocks before it and `after` blocks after it.
 
+    Parameters
+    ----------
+    size : int
+        Positions a block.
+    before, after : int, default 1
+        Blocks on either side.
+
     Notes
     -----
-    Clauses: MASK-NEIGHBOURS. Source: Zaheer et al. 2020 (BigBird), section 2.
+    Clauses: MASK-NEIGHBOURS. Source: Zaheer et al. 2020 (BigBird), appendix D: its window of blocks.
 
     Examples
     --------
@@ -289,7 +371,7 @@ def chunked(size):
 
     Notes
     -----
-    Clauses: MASK-CHUNKED. Source: the chunked attention of Llama 4.
+    Clauses: MASK-CHUNKED. Source: Meta 2025 (Llama 4), the layers with chunked attention.
 
     Examples
     --------
@@ -305,8 +387,9 @@ def strided(stride):
 
     Notes
     -----
-    Clauses: MASK-STRIDED. Source: Child et al. 2019, section 4.2: the union of its two index sets,
-    max(0, i - l) ≤ j ≤ i and (i - j) mod l = 0.
+    One head that attends to the union of the paper's two index sets, max(0, i - l) ≤ j ≤ i and (i - j) mod l = 0.
+    Alone, the first is `window(stride, 0)` and the second `dilated(None, 0, stride)`.
+    Clauses: MASK-STRIDED. Source: Child et al. 2019, section 4.2.
 
     Examples
     --------
@@ -323,6 +406,13 @@ def strided(stride):
 
 def fixed(stride, summary=1):
     """The fixed pattern of the Sparse Transformer: the own block so far, and the last `summary` of each block before.
+
+    Parameters
+    ----------
+    stride : int
+        Positions a block.
+    summary : int, default 1
+        How many of a block's last positions later blocks may attend to.
 
     Notes
     -----
@@ -347,8 +437,8 @@ def fixed(stride, summary=1):
 
 
 # --- rules that carry data ------------------------------------------------------------------------------------------
-# Data may have leading axes of its own, which broadcast as those of any array: lengths per batch for q of shape
-# (B, H, N, D) have shape (B, 1).
+# Data may have leading axes of its own, which broadcast as those of any array: lengths per batch entry, for q of
+# shape (B, H, N, D), have shape (B, 1). [MASK-DATA]
 
 
 def global_tokens(tokens):
@@ -357,11 +447,17 @@ def global_tokens(tokens):
     Parameters
     ----------
     tokens : list of int, or int array (..., T)
-        Global positions.
+        Global positions, from 0. Leading axes broadcast with those of q: (B, 1, T) for q of shape (B, H, N, D).
+
+    Raises
+    ------
+    TypeError, ValueError
+        `tokens` are no integers, a single number, or negative.
 
     Notes
     -----
-    Clauses: MASK-GLOBAL. Source: Beltagy et al. 2020, section 3.1 ('this attention is symmetric').
+    A token may be listed twice. Time O(N M + (N + M) T).
+    Clauses: MASK-GLOBAL, MASK-DATA. Source: Beltagy et al. 2020, section 3.1 ('this attention operation symmetric').
 
     Examples
     --------
@@ -370,13 +466,11 @@ def global_tokens(tokens):
            [1, 1, 1],
            [0, 1, 1]])
     """
+    _check_data("tokens", tokens, axes=1, least=0)
 
     def rule(i, j):
         xp = backend.namespace(i)
-        listed = backend.integers(xp, i, tokens=tokens)
-        if listed.ndim == 0:
-            raise ValueError("tokens must be a list or an array (..., T), not a single number")
-        listed = listed[..., None, None, :]
+        (listed,) = _per_pair(i, j, axes=1, tokens=tokens)
         return xp.any(i[..., None] == listed, axis=-1) | xp.any(j[..., None] == listed, axis=-1)
 
     return Mask(rule, "global_tokens", tokens=tokens)
@@ -388,11 +482,17 @@ def prefix(lengths):
     Parameters
     ----------
     lengths : int, or int array (...)
-        Number of positions in the prefix.
+        Number of positions in the prefix; (B, 1) for q of shape (B, H, N, D).
+
+    Raises
+    ------
+    TypeError, ValueError
+        `lengths` are no integers, or negative.
 
     Notes
     -----
-    Clauses: MASK-PREFIX. Source: Raffel et al. 2020 (T5), section 3.2.2. For 'key below p' alone use `padding(p)`.
+    For 'key below p' alone use `padding(p)`. Clauses: MASK-PREFIX, MASK-DATA.
+    Source: Raffel et al. 2020 (T5), section 3.2.1, figure 4.
 
     Examples
     --------
@@ -401,10 +501,11 @@ def prefix(lengths):
            [1, 1, 0],
            [1, 1, 1]])
     """
+    _check_data("lengths", lengths, least=0)
 
     def rule(i, j):
-        xp = backend.namespace(i)
-        return (j <= i) | (j < backend.integers(xp, i, lengths=lengths)[..., None, None])
+        (count,) = _per_pair(i, j, lengths=lengths)
+        return (j <= i) | (j < count)
 
     return Mask(rule, "prefix", lengths=lengths)
 
@@ -415,13 +516,19 @@ def padding(lengths, starts=0):
     Parameters
     ----------
     lengths : int, or int array (...)
-        Number of real keys of each sequence.
+        Number of real keys of each sequence; (B, 1) for q of shape (B, H, N, D).
     starts : int, or int array (...), default 0
         Position of the first real key; with left padding M - lengths.
 
+    Raises
+    ------
+    TypeError, ValueError
+        They are no integers, `lengths` are negative, or their shapes do not broadcast.
+
     Notes
     -----
-    Clauses: MASK-PADDING. Queries at padded positions are not excluded: their rows are defined and to be ignored.
+    Queries at padded positions are not excluded: their rows are defined and to be ignored. Clauses: MASK-PADDING,
+    MASK-DATA. Source: the lengths of a batch, as `nonpad_kv_seqlen` of ONNX Attention counts them.
 
     Examples
     --------
@@ -431,11 +538,11 @@ def padding(lengths, starts=0):
     <BLANKLINE>
            [[1, 1, 1]]])
     """
+    shapes = {"lengths": _check_data("lengths", lengths, least=0), "starts": _check_data("starts", starts)}
+    backend.broadcast("shapes", **shapes)
 
     def rule(i, j):
-        xp = backend.namespace(i)
-        count, first = backend.integers(xp, i, lengths=lengths, starts=starts)
-        count, first = count[..., None, None], first[..., None, None]
+        count, first = _per_pair(i, j, lengths=lengths, starts=starts)
         return (j >= first) & (j < first + count)
 
     return Mask(rule, "padding", lengths=lengths, starts=starts)
@@ -447,18 +554,22 @@ def documents(ids, k_ids=None):
     Parameters
     ----------
     ids : list of int, or int array (..., L)
-        The document of each position. Documents need not be contiguous.
-    k_ids : list of int, or int array (..., M), optional
+        The document of each position; any integers. Documents need not be contiguous. Leading axes broadcast with
+        those of q: (B, 1, L) for q of shape (B, H, N, D).
+    k_ids : list of int, or int array (..., L'), optional
         The document of each key position, where keys are another sequence than queries. Default: `ids`.
 
     Raises
     ------
+    TypeError
+        They are no integers.
     ValueError
-        When evaluated at a position that `ids` does not cover.
+        A single number; or, when evaluated, a position that they do not cover.
 
     Notes
     -----
-    Clauses: MASK-DOCUMENTS. Source: Krell et al. 2021 (packing).
+    Positions count through the whole pack: beside this rule, blocks and prefixes do not start anew with a document.
+    Clauses: MASK-DOCUMENTS, MASK-DATA. Source: Krell et al. 2021 (packing), section 3.2.
 
     Examples
     --------
@@ -467,14 +578,15 @@ def documents(ids, k_ids=None):
            [1, 1, 0],
            [0, 0, 1]])
     """
+    _check_data("ids", ids, axes=1)
+    if k_ids is not None:
+        _check_data("k_ids", k_ids, axes=1)
 
     def rule(i, j):
         xp = backend.namespace(i)
         own = backend.integers(xp, i, ids=ids)
         other = own if k_ids is None else backend.integers(xp, i, k_ids=k_ids)
-        q_document = _lookup(xp, "ids", own, i[..., :, 0], "query")[..., :, None]
-        k_document = _lookup(xp, "ids" if k_ids is None else "k_ids", other, j[..., 0, :], "key")[..., None, :]
-        return q_document == k_document
+        return _lookup(xp, "ids", own, i, "query") == _lookup(xp, "ids" if k_ids is None else "k_ids", other, j, "key")
 
     return Mask(rule, "documents", ids=ids, k_ids=k_ids)
 
@@ -491,13 +603,15 @@ def tree(parents, prefix=0):
 
     Raises
     ------
+    TypeError
+        They are no integers.
     ValueError
-        A parent is not below its node, or the rule is evaluated past the last node.
+        A parent is not below its node; or, when evaluated, a position past the last node.
 
     Notes
     -----
     Positions are slots here: node t sits at prefix + t. (Rotary positions are depths; siblings share one.)
-    Clauses: MASK-TREE. Source: Miao et al. 2024 (SpecInfer), section 4.
+    Time O(N M + T³ log T). Clauses: MASK-TREE, MASK-DATA. Source: Miao et al. 2024 (SpecInfer), section 4.2.
 
     Examples
     --------
@@ -507,29 +621,26 @@ def tree(parents, prefix=0):
            [1, 0, 1, 0],
            [1, 1, 0, 1]])
     """
+    count = _check_data("parents", parents, axes=1, least=-1, below_own_index=True)[-1]
     prefix = backend.integer("prefix", prefix, least=0)
 
     def rule(i, j):
         xp = backend.namespace(i)
-        up = backend.integers(xp, i, parents=parents)
-        count = up.shape[-1] if up.ndim else 0
-        nodes = backend.arange(xp, 0, count, i)
-        if not bool(xp.all((up >= -1) & (up < nodes))):
-            raise ValueError("parents must be -1 or smaller than the node's own index")
         last = prefix + count - 1
-        if bool(xp.any(i > last)) or bool(xp.any(j > last)):
-            raise ValueError(f"tree has nodes up to position {last}; a query or key lies past it")
-        causal_prefix = (i < prefix) & (j <= i)
+        for name, positions in (("query", i), ("key", j)):
+            if bool(xp.any(positions > last)):
+                raise ValueError(f"the tree ends at position {last} (prefix + T - 1), but a {name} lies past it")
+        seen = (j <= i) & (j < prefix)
         if count == 0:
-            return causal_prefix
+            return seen
+        up = backend.integers(xp, i, parents=parents)
+        nodes = backend.arange(xp, 0, count, i)
         ancestors = _closure(xp, (up[..., :, None] == nodes) | (nodes[:, None] == nodes))
-        in_tree = (i >= prefix) & (j >= prefix)
         # The pair (a, b) is entry a·T + b of the flattened table; pairs outside the tree read entry 0 and are dropped.
+        in_tree = (i >= prefix) & (j >= prefix)
         pair = xp.where(in_tree, (i - prefix) * count + (j - prefix), 0)
-        flat = xp.reshape(ancestors, (*ancestors.shape[:-2], count * count))
-        related = _lookup(xp, "parents", flat, xp.reshape(pair, (*pair.shape[:-2], -1)), "node")
-        related = xp.reshape(related, (*related.shape[:-1], *pair.shape[-2:]))
-        return causal_prefix | ((i >= prefix) & (j < prefix)) | (in_tree & related)
+        table = xp.reshape(ancestors, (*ancestors.shape[:-2], count * count))
+        return seen | (in_tree & _lookup(xp, "parents", table, pair, "node"))
 
     return Mask(rule, "tree", parents=parents, prefix=prefix)
 
@@ -537,31 +648,71 @@ def tree(parents, prefix=0):
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _reach(**sides):
-    return [None if value is None else backend.integer(name, value, least=0) for name, value in sides.items()]
+def _reach(name, value):
+    if value is None:
+        return None
+    value = backend.integer(name, value)
+    if value < 0:
+        raise ValueError(f"{name} is {value}; it must be at least 0, or None where the side is unbounded")
+    return value
 
 
 def _within(difference, before, after):
     allowed = difference == difference
     if before is not None:
-        allowed = allowed & (difference >= -before)
+        allowed = allowed & (difference >= -min(before, _FARTHEST))
     if after is not None:
-        allowed = allowed & (difference <= after)
+        allowed = allowed & (difference <= min(after, _FARTHEST))
     return allowed
 
 
+_FARTHEST = 2**63 - 1  # no two int64 positions that a rule can subtract are farther apart
+
+
+def _is_array(x):
+    return hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, np.generic)
+
+
+def _check_data(name, values, *, axes=0, least=None, below_own_index=False):
+    """The shape of a rule's data, which must be integers; checked when the rule is made, not when it is used."""
+    like = values if _is_array(values) else np.empty(0)
+    xp = backend.namespace(**{name: like})
+    try:
+        values = backend.integers(xp, like, **{name: values})
+    except ValueError:
+        raise ValueError(f"{name} must be a full array; its rows have different lengths") from None
+    if values.ndim < axes:
+        raise ValueError(f"{name} is a single number; it must be a list, or an array of at least one axis")
+    if least is not None and bool(xp.any(values < least)):
+        raise ValueError(f"{name} holds a number below {least}")
+    if below_own_index and not bool(xp.all(values < backend.arange(xp, 0, values.shape[-1], like))):
+        raise ValueError(f"{name} must be smaller than the node's own index, or -1 for a root")
+    return tuple(values.shape)
+
+
+def _per_pair(i, j, axes=0, **data):
+    """A rule's data beside positions: int64 arrays (..., 1, 1), before the last `axes` axes of the data's own."""
+    xp = backend.namespace(i)
+    arrays = {name: backend.integers(xp, i, **{name: x}) for name, x in data.items()}
+    leads = {name: x.shape[: x.ndim - axes] for name, x in arrays.items()}
+    backend.broadcast("leading axes", **leads, q_positions=i.shape[:-2], k_positions=j.shape[:-2])
+    return [x[(..., None, None, *[slice(None)] * axes)] for x in arrays.values()]
+
+
 def _lookup(xp, name, table, positions, whose):
-    """table[..., position] for positions (..., P), with leading axes that broadcast."""
-    length = table.shape[-1] if table.ndim else 0
+    """table[..., position] for positions (..., N, M), with leading axes that broadcast."""
+    length = table.shape[-1]
     if bool(xp.any((positions < 0) | (positions >= length))):
         raise ValueError(
             f"{name} covers positions 0 to {length - 1}, but a {whose} lies outside;"
             " give q_positions and k_positions, or data for every position"
         )
-    lead = backend.broadcast("leading axes", **{name: table.shape[:-1], "positions": positions.shape[:-1]})
+    pairs = tuple(positions.shape[-2:])
+    lead = backend.broadcast("leading axes", **{name: table.shape[:-1], "positions": positions.shape[:-2]})
+    positions = xp.reshape(positions, (*positions.shape[:-2], pairs[0] * pairs[1]))
     table = xp.broadcast_to(table, (*lead, length))
-    positions = xp.broadcast_to(positions, (*lead, positions.shape[-1]))
-    return xp.take_along_axis(table, positions, axis=-1)
+    positions = xp.broadcast_to(positions, (*lead, pairs[0] * pairs[1]))
+    return xp.reshape(xp.take_along_axis(table, positions, axis=-1), (*lead, *pairs))
 
 
 def _closure(xp, related):

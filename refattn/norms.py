@@ -1,5 +1,6 @@
 """LayerNorm, RMSNorm, and the constants of DeepNorm."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -189,7 +190,7 @@ def _axes(axis, x):
     """One axis or several, as a tuple of increasing indices from 0."""
     listed = axis if isinstance(axis, tuple | list) else (axis,)
     axes = tuple(backend.axis(n, x) for n in listed)
-    if not axes or any(a >= b for a, b in zip(axes, axes[1:], strict=False)):
+    if not axes or any(a >= b for a, b in itertools.pairwise(axes)):
         raise ValueError(f"axis is {axis}; it must name one axis or several, each once and in increasing order")
     return axes
 

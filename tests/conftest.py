@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from refattn import backend
+from refattn import backend, masks
+from refattn.testing.variants.masks import rewrite
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
@@ -54,7 +55,9 @@ class Library:
             self.xp = array_api_strict
             self.device = array_api_strict.Device("device1" if name == "strict-device1" else "CPU_DEVICE")
             backend.SPECIAL["array_api_strict"] = "tests.strict_special"
-            sys.modules["tests.strict_special"] = SimpleNamespace(erf=self._by_scipy(scipy.special.erf))
+            sys.modules["tests.strict_special"] = SimpleNamespace(
+                erf=self._by_scipy(scipy.special.erf), ndtr=self._by_scipy(scipy.special.ndtr)
+            )
 
     def _by_scipy(self, function):
         def call(x):
@@ -70,6 +73,9 @@ class Library:
         if isinstance(x, tuple):
             items = [self.array(item) for item in x]
             return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+        if isinstance(x, masks.Mask):  # a rule may carry arrays
+            rebuilt = lambda rule: getattr(masks, rule.name)(**{k: self.array(v) for k, v in rule.arguments.items()})  # noqa: E731
+            return rewrite(x, rebuilt) if _carries_arrays(x) else x
         return x
 
     def numpy(self, x):
@@ -91,6 +97,11 @@ class Library:
         for x, was in zip((*args, *kwargs.values()), before, strict=True):
             np.testing.assert_equal(_copies(self.numpy(x)), was, err_msg="an input was modified")
         return self.numpy(result)
+
+
+def _carries_arrays(mask):
+    own = any(isinstance(value, np.ndarray) for value in mask.arguments.values())
+    return own or any(_carries_arrays(part) for part in mask.parts)
 
 
 def _copies(x):

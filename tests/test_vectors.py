@@ -18,7 +18,7 @@ def in_dtype(value, dtype):
     return value
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.mechanism}:{case.id}")
 def test_golden_vector(case, library):
     for dtype in library.dtypes:
         check(case, dtype, library)

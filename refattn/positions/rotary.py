@@ -119,10 +119,12 @@ def rotate(x, cos, sin, *, layout="interleaved", rotary_dim=None):
     except ValueError as error:
         raise ValueError(f"{error}; for x (B, H, N, D) give positions or tables for (B, 1, N)") from None
 
+    turned, half = x[..., :rotary_dim], rotary_dim // 2
     if layout == "interleaved":
-        a, b = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2]
+        pairs = xp.reshape(turned, (*x.shape[:-1], half, 2))
+        a, b = pairs[..., 0], pairs[..., 1]
     else:
-        a, b = x[..., : rotary_dim // 2], x[..., rotary_dim // 2 : rotary_dim]
+        a, b = turned[..., :half], turned[..., half:]
     first, second = a * cos - b * sin, a * sin + b * cos
     rotated = interleave(xp, first, second) if layout == "interleaved" else xp.concat([first, second], axis=-1)
     rest = xp.broadcast_to(x[..., rotary_dim:], (*lead, x.shape[-2], x.shape[-1] - rotary_dim))

@@ -242,8 +242,9 @@ def _longrope(theta, s):
     original, maximum = _length("original_length", s.original_length), _length("maximum_length", s.maximum_length)
     name = "long_factors" if _length("length", s.length) > original else "short_factors"
     factors = getattr(s, name)
-    if len(factors) != len(theta):
-        raise ValueError(f"{name} has {len(factors)} numbers; it must have rotary_dim/2 = {len(theta)}")
+    shape = tuple(factors.shape) if hasattr(factors, "shape") else (len(factors),)
+    if shape != (len(theta),):
+        raise ValueError(f"{name} has shape {shape}; it must have rotary_dim/2 = {len(theta)} numbers")
     theta = [t / backend.number(name, factors[i], positive=True) for i, t in enumerate(theta)]
     if s.attention_factor is not None:
         return theta, backend.number("attention_factor", s.attention_factor, positive=True)

@@ -21,7 +21,7 @@ class Allowance:
     function : str
         The reference function.
     deviation : str
-        The name under which it is reported.
+        The name under which it is reported, or a pattern of such names.
     reason : str
     until : date
         After it the entry no longer counts.
@@ -41,7 +41,7 @@ class Allowance:
         return (
             target == self.target
             and result.case.function == self.function
-            and result.deviation == self.deviation
+            and fnmatch.fnmatch(result.deviation, self.deviation)
             and fnmatch.fnmatch(result.case.id, self.cases)
             and datetime.date.today() <= self.until
         )

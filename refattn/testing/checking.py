@@ -13,7 +13,7 @@ from refattn.masks import Mask
 from refattn.testing import vectors
 from refattn.testing.adapters import Adapter, Unsupported
 from refattn.testing.allow import Allowance
-from refattn.testing.matches import Comparison, compare
+from refattn.testing.matches import SMALL_VALUES, Comparison, compare
 from refattn.testing.recipes import recipes
 from refattn.testing.rounding import round_to
 from refattn.testing.vectors import results
@@ -270,8 +270,8 @@ def diagnosis(case: CheckCase, wrong: Comparison) -> tuple[str, str]:
         )
         return kind, case.clauses[0]
     if best.variant is None:
-        return f"precision {best.name}", case.clauses[0]
-    return best.variant.name, best.variant.clause
+        return best.name if best.name == SMALL_VALUES else f"precision {best.name}", case.clauses[0]
+    return best.name, best.variant.clause
 
 
 def cast(value, dtype):

@@ -15,6 +15,7 @@ from refattn.testing.variants import NotApplicable, Variant, variants
 from refattn.testing.vectors import function_named, results
 
 TIERS = ("auto", "hard", "statistical")
+SMALL_VALUES = "small values"  # right to a few units of the largest element, wrong for the small ones
 _FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 
 
@@ -104,10 +105,13 @@ class Comparison:
     def _explained(self):
         fitting = [e for e in self.explanations if e.fit <= _FITS]
         rest = [e for e in self.explanations if e.fit > _FITS]
+        alike = [e for e in fitting[1:] if e.variant is not None]
         if not fitting:
             nearest = f"; the nearest is {rest[0].name} at {_times(rest[0].fit)} of the bound" if rest else ""
             return [f"Rounding does not explain it, and no known variant does{nearest}."]
         best = fitting[0]
+        if best.name == SMALL_VALUES:
+            return ["Only small values are off: every error is below 8 units of roundoff of the largest element."]
         if best.variant is None:
             return [f"Another precision explains it: {best.name}, within {best.fit:.2g}x of its bound."]
         lines = [
@@ -115,8 +119,8 @@ class Comparison:
             f" {best.fit:.2g}x of the bound" + (f"; the next best is {_times(rest[0].fit)} away." if rest else ".")
         ]
         lines.append(f"  {best.name}: {best.variant.meaning}")
-        if len(fitting) > 1:
-            lines.append(f"  These inputs do not tell it from: {', '.join(e.name for e in fitting[1:])}.")
+        if alike:
+            lines.append(f"  These inputs do not tell it from: {', '.join(e.name for e in alike)}.")
         if best.variant.seen:
             lines.append(f"  Seen in: {', '.join(best.variant.seen)}.")
         if best.variant.advice:
@@ -173,7 +177,7 @@ def compare(actual, function, /, *args, precision="float32", tier="auto", explai
     for key in returned:
         found = _compare(name, key, got[key], bounds[key], chosen, tier)
         if explain and not found.ok and found.verdict != "shape":
-            explanations = _explanations(name, key, got[key], bounds[key], chosen, args, kwargs)
+            explanations = _explanations(name, key, got[key], bounds[key], found.tier, chosen, args, kwargs)
             found = Comparison(**{**vars(found), "explanations": explanations})
         comparisons.append(found)
     return comparisons
@@ -257,41 +261,82 @@ def _ratio(got, want, limit):
     return np.where(_same(got, want) | ~np.isfinite(got), 0.0, ratio)
 
 
-def _explanations(name, key, got, limits, chosen, args, kwargs) -> list[Explanation]:
-    """Variants and other precisions, best fit first; those that fit worse than the reference itself are no explanation."""
+def _explanations(name, key, got, limits, tier, chosen, args, kwargs) -> list[Explanation]:
+    """What explains a result, best first: small values only, variants, other precisions, variants in other precisions.
+
+    Variants that do not explain it follow, the nearest first.
+    """
+    hard = np.broadcast_to(limits.statistical if tier == "statistical" else limits.hard, limits.value.shape)
+    found = _variants(name, key, got, limits.value, hard, chosen, args, kwargs)
+    fitting = [e for e in found if e.fit <= _FITS]
+    explained = [*_small_values(got, limits.value, chosen), *fitting]
+    if not explained:
+        others = _precisions(name, key, chosen, args, kwargs)
+        explained = [
+            Explanation(other.name, fit) for other, limit in others if (fit := _distance(got, limits.value, limit)) <= 1
+        ]
+        for other, limit in [] if explained else others:
+            twice = _variants(name, key, got, limits.value, np.broadcast_to(limit, hard.shape), other, args, kwargs)
+            explained += [
+                Explanation(f"{e.name}, precision {other.name}", e.fit, e.variant) for e in twice if e.fit <= _FITS
+            ]
+            if explained:
+                break
+    return [*explained, *found[len(fitting) :]]
+
+
+def _variants(name, key, got, reference, hard, chosen, args, kwargs):
+    """Every variant that differs from the reference here, the best fit first."""
     found = []
-    hard = np.broadcast_to(limits.hard, limits.value.shape)
-    own = _fit(got, limits.value, hard, chosen)
     for v in variants(name):
         try:
             with np.errstate(all="ignore"):
                 value = results(v.call(*args, **kwargs)).get(key)
         except NotApplicable:
             continue
-        if value is not None and np.shape(value) == got.shape:
-            fit = _fit(got, np.asarray(value, dtype=np.float64), hard, chosen)
-            if fit < own and not np.array_equal(value, limits.value, equal_nan=True):
-                found.append(Explanation(v.name, fit, v))
-    for other in PROFILES.values():
-        if other.name != chosen.name and other.out.u >= chosen.out.u:
-            with np.errstate(all="ignore"):
-                fit = _fit(got, limits.value, bound(name, other, *args, **kwargs)[key].hard, other)
-            if fit <= 1:  # the narrowest that explains it comes first, behind no variant that fits as well
-                found.append(Explanation(other.name, fit))
-    return sorted(
-        found, key=lambda e: (e.fit > _FITS, e.variant is None and e.name.split("/")[0] != chosen.name, e.fit)
-    )
+        if value is None or np.shape(value) != got.shape:
+            continue
+        value = np.asarray(value, dtype=np.float64)
+        if _distance(value, reference, hard) > 1:  # else these inputs do not show it
+            found.append(Explanation(v.name, _fit(got, value, reference, hard, chosen), v))
+    return sorted(found, key=lambda e: e.fit)
 
 
-def _fit(got, value, hard, chosen):
-    """The largest distance from `value`, in units of the bound.
+def _small_values(got, reference, chosen):
+    finite = np.isfinite(reference)
+    if not np.array_equal(finite, np.isfinite(got)):
+        return []
+    level = np.max(np.abs(reference[finite]), initial=0.0)
+    allowed = max(8 * min(chosen.out.u, 2.0**-20) * level, chosen.out.eta)
+    error = float(np.max(np.abs(got[finite] - reference[finite]), initial=0.0) / allowed)
+    return [Explanation(SMALL_VALUES, error)] if error <= 1 else []
 
-    Where a variant has a value and the reference none (an empty row), the reference's bound says nothing about
-    it, so no bound is taken to be smaller than the usual one, nor than two roundings of the value itself.
-    """
-    if not np.array_equal(np.isnan(got), np.isnan(value)) or not np.array_equal(np.isinf(got), np.isinf(value)):
+
+def _precisions(name, key, chosen, args, kwargs):
+    """Other precision profiles that are not finer, with their bounds, the tightest first."""
+    others = [p for p in PROFILES.values() if p.name != chosen.name and p.out.u >= chosen.out.u]
+    with np.errstate(all="ignore"):
+        limits = [bound(name, p, *args, **kwargs)[key].hard for p in others]
+    order = sorted(range(len(others)), key=lambda n: float(np.median(limits[n])) if np.size(limits[n]) else 0.0)
+    return [(others[n], limits[n]) for n in order]
+
+
+def _distance(got, want, limit):
+    """The largest difference in units of a limit; infinite where NaN and infinities differ."""
+    if not np.array_equal(np.isnan(got), np.isnan(want)) or not np.array_equal(np.isinf(got), np.isinf(want)):
         return np.inf
+    return float(np.max(_ratio(got, want, limit), initial=0.0))
+
+
+def _fit(got, value, reference, hard, chosen):
+    """The largest distance from a variant's value, in units of the bound.
+
+    Where the variant has a value of its own (a row that is empty for the reference, say), the reference's bound says
+    nothing about it: there the limit is at least the usual one.
+    """
     usual = np.median(hard[hard > 4 * chosen.out.eta]) if np.any(hard > 4 * chosen.out.eta) else 0.0
+    with np.errstate(invalid="ignore"):
+        own = ~(np.abs(value - reference) <= 4 * hard)
     finite = np.where(np.isfinite(value), value, 0.0)
-    limit = np.maximum(np.maximum(hard, usual), np.maximum(2 * chosen.out.u * np.abs(finite), chosen.out.eta))
-    return float(np.max(_ratio(got, value, limit), initial=0.0))
+    floor = np.maximum(2 * chosen.out.u * np.abs(finite), chosen.out.eta)
+    return _distance(got, value, np.maximum(hard, np.where(own, np.maximum(usual, floor), 0.0)))

@@ -276,13 +276,17 @@ def _activation_recipes(clause, **options):
 
 def _gelu_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     for approximate in (None, "tanh"):
-        for name, clauses, arguments in _activation_recipes("GELU-EXACT" if approximate is None else "GELU-TANH")(
+        for name, clauses, arguments in _activation_recipes("ACT-GELU" if approximate is None else "ACT-GELU-TANH")(
             draw, effort
         ):
             yield f"{approximate or 'exact'}_{name}", clauses, {**arguments, "approximate": approximate}
 
 
 RECIPES["gelu"] = _gelu_recipes
+RECIPES |= {
+    name: _activation_recipes("ACT-" + name.replace("_", "-").upper())
+    for name in ("relu", "quick_gelu", "silu", "squared_relu", "softplus", "sigmoid", "tanh")
+}
 
 
 @_recipe("positions.rotate")
@@ -294,10 +298,10 @@ def rotate_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         return {"cos": draw.round(np.cos(angles)), "sin": draw.round(np.sin(angles))}
 
     for layout in ("interleaved", "half"):
-        yield f"{layout}_whole", ("ROPE-PAIRS",), {"x": draw.normal(2, 3, 5, 8), **tables(5, 4), "layout": layout}
+        yield f"{layout}_whole", ("ROPE-LAYOUT",), {"x": draw.normal(2, 3, 5, 8), **tables(5, 4), "layout": layout}
         partial = {"x": draw.normal(2, 3, 5, 14), **tables(5, 3), "layout": layout, "rotary_dim": 6}
         yield f"{layout}_partial", ("ROPE-PARTIAL",), partial
         for number in range(count(effort, 1, 4, 40)):
             n, half = draw.between(1, 40), draw.between(1, 40)
             arguments = {"x": draw.normal(2, 3, n, 2 * half), **tables(n, half), "layout": layout}
-            yield f"{layout}_random_{number:04}", ("ROPE-PAIRS",), arguments
+            yield f"{layout}_random_{number:04}", ("ROPE-LAYOUT",), arguments

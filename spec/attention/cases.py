@@ -51,7 +51,7 @@ def spiked(t, entries):
 
 
 POISONED = one_head("poison", 3, 5)
-POISONED_K = {**POISONED, "k": spiked(POISONED["k"], {6: nan, 7: inf, 8: -inf, 12: 3.0e4})}
+POISONED_K = {**POISONED, "k": spiked(POISONED["k"], {6: nan, 7: inf, 8: -inf, 12: 30720.0})}
 POISONED_V = {**POISONED, "v": spiked(POISONED["v"], {4: nan, 5: inf, 8: -inf})}
 WITHOUT_2_AND_4 = bools("11010", "10010", "01000")
 
@@ -120,7 +120,7 @@ CASES = [
     Case(
         "attention.causal.0004",
         "attention",
-        {**needles(4, 6, [5, 3, 0, 5]), "mask": CAUSAL},
+        {**needles(4, 6, [3, 4, 0, 5]), "mask": CAUSAL},
         clauses=["ATTN-ALIGN", "ATTN-MASK"],
         flags=["CausalAlignment", "Needle"],
         comment="Queries 0 and 1 are aligned with keys that lie just beyond what they may see, 3 with the last key.",
@@ -129,10 +129,10 @@ CASES = [
     Case(
         "attention.window.0001",
         "attention",
-        {**needles(4, 8, [1, 3, 4, 7]), "mask": {"rule": "and", "of": [CAUSAL, {"rule": "window", "left": 3, "right": 0}]}},
+        {**needles(4, 8, [1, 1, 3, 7]), "mask": {"rule": "and", "of": [CAUSAL, {"rule": "window", "left": 3, "right": 0}]}},
         clauses=["ATTN-MASK", "ATTN-ALIGN"],
         flags=["Window", "Needle"],
-        comment="Queries at positions 4 to 7 are aligned with the left edge, with the key before it, and with themselves.",
+        comment="Queries at positions 4 to 7: at the left edge, just beyond it, at the edge again, and at themselves.",
         catches=["window/one_more_left", "window/one_fewer_left", "window/top_left"],
     ),
     Case(
@@ -294,9 +294,9 @@ CASES = [
     Case(
         "attention.sink.0002",
         "attention",
-        {**one_head("sink far", 2, 3, bits=2), "sinks": Tensor((), [-inf]), "scale": 4.0},
+        {**one_head("sink far", 2, 3), "sinks": Tensor((), [-inf]), "scale": 1.5},
         clauses=["ATTN-SINK"],
-        flags=["Sink", "LargeLogits"],
+        flags=["Sink", "OtherScale"],
         comment="A sink of -infinity is none.",
         catches=["scale/ignored"],
     ),
@@ -319,12 +319,12 @@ CASES = [
             "q": tensor([[64.0, -32.0], [-64.0, -60.0], [0.5, 0.25]]),
             "k": tensor([[30.0, 40.0], [31.0, 40.0], [30.5, 41.0], [-30.0, 2.0]]),
             "v": tensor([[1.0, -3.0, 0.5], [2.0, 5.0, 0.25], [-4.0, 1.0, 3.0], [0.5, 0.5, 0.5]]),
-            "scale": 0.25,
+            "scale": 1.0,
             "return_lse": True,
         },
         clauses=["ATTN-OUT", "ATTN-LSE"],
         flags=["LargeLogits"],
-        comment="Scores of many hundreds, of both signs.",
+        comment="Scores of hundreds and thousands, of both signs.",
         catches=["peak/none"],
     ),
     Case(
@@ -376,7 +376,7 @@ CASES = [
         "attention_weights",
         {
             **{name: x for name, x in inputs("weights", b=2, h=3, n=4, m=5, d=7).items() if name != "v"},
-            "mask": {"rule": "window", "left": 1, "right": 1},
+            "mask": {"rule": "window", "left": 2, "right": 0},
             "sinks": tensor([[0.5], [-1.0]]),
         },
         clauses=["ATTN-WEIGHTS", "ATTN-SINK"],

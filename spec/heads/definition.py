@@ -4,6 +4,8 @@ from ..attention.definition import attention as attention_over_axes
 from ..attention.definition import dense_mask as dense_mask_of_attention
 from ..attention.definition import matrix
 from ..exact import Tensor, exact, indices, inf, lift, mp, mpf
+from ..positions.definition import rope as rope_over_tokens
+from ..positions.definition import rope_by_complex_numbers
 
 
 def split_heads(x, heads):
@@ -32,7 +34,9 @@ def given_to_query_heads(x, heads):
     kv_heads = x.shape[-3]
 
     def pick(x):
-        return Tensor((heads, *x.shape[1:]), [a for h in range(heads) for a in x[head_read_by(h, heads, kv_heads)].data])
+        return Tensor(
+            (heads, *x.shape[1:]), [a for h in range(heads) for a in x[head_read_by(h, heads, kv_heads)].data]
+        )
 
     return lift(pick, (3,), x)
 
@@ -87,27 +91,12 @@ def normalised_heads(x, heads, gain, eps):
     return rms_norm(split_heads(x, heads), gain, eps)
 
 
-def rotated(x, positions, rope):
-    """Every head (..., H, N, D) rotated by the positions (..., N) of its tokens, in pairs of features."""
-    if rope is None:
+def rotated(x, positions, options, turn=rope_over_tokens):
+    """Heads (..., H, N, D) rotated by the positions (..., N) of their tokens."""
+    if options is None:
         return x
-    fields = {"base": 10000.0, "layout": "interleaved", "rotary_dim": None, **rope["fields"]}
-    size = x.shape[-1] if fields["rotary_dim"] is None else fields["rotary_dim"]
-
-    def pair(t):
-        return (2 * t, 2 * t + 1) if fields["layout"] == "interleaved" else (t, t + size // 2)
-
-    def token(x, position):
-        turned = [exact(a) for a in x]
-        for t in range(size // 2):
-            angle = position * exact(fields["base"]) ** (-mpf(2 * t) / size)
-            a, b = pair(t)
-            turned[a] = exact(x[a]) * mp.cos(angle) - exact(x[b]) * mp.sin(angle)
-            turned[b] = exact(x[a]) * mp.sin(angle) + exact(x[b]) * mp.cos(angle)
-        return Tensor(x.shape, turned)
-
-    over_heads = Tensor((*positions.shape[:-1], 1, positions.shape[-1]), positions.data, "int64")
-    return lift(token, (1, 0), x, over_heads)
+    over_heads = Tensor((*positions.shape[:-1], 1, positions.shape[-1]), positions.data, positions.dtype)
+    return turn(x, over_heads, **options["fields"])["out"]
 
 
 def unpacked(params, heads, kv_heads):
@@ -117,11 +106,15 @@ def unpacked(params, heads, kv_heads):
         w, b = fields.pop("w_qkv"), fields.pop("b_qkv", None)
         values = fields["w_o"].shape[0] // heads * kv_heads
         size = (w.shape[1] - values) // (heads + kv_heads)
-        ends = {"q": (0, heads * size), "k": (heads * size, w.shape[1] - values), "v": (w.shape[1] - values, w.shape[1])}
+        ends = {
+            "q": (0, heads * size),
+            "k": (heads * size, w.shape[1] - values),
+            "v": (w.shape[1] - values, w.shape[1]),
+        }
         for name, (first, last) in ends.items():
             fields[f"w_{name}"] = columns(w, first, last)
             fields[f"b_{name}"] = None if b is None else Tensor((last - first,), b.data[first:last])
-    return {name: None for name in ("b_q", "b_k", "b_v", "b_o", "q_norm", "k_norm")} | fields
+    return dict.fromkeys(("b_q", "b_k", "b_v", "b_o", "q_norm", "k_norm")) | fields
 
 
 def columns(w, first, last):
@@ -145,8 +138,6 @@ def positions_of(x_q, x_kv, q_positions, k_positions):
 def dense_mask(mask=None, q_positions=None, k_positions=None, **arguments):
     """A mask argument, rule or array, as a bool Tensor; positions of tokens hold for every head."""
     if "x_q" not in arguments:
-        if len(arguments["k"].shape) < len(arguments["q"].shape):
-            arguments["k"] = with_head_axis(arguments["k"])
         return dense_mask_of_attention(
             arguments["q"], arguments["k"], mask, q_positions=q_positions, k_positions=k_positions
         )
@@ -184,7 +175,9 @@ def split_heads_by_slices(x, heads):
     size = x.shape[-1] // heads
 
     def tokens(x):
-        return Tensor((heads, len(x), size), [a for h in range(heads) for row in x for a in row.data[h * size :][:size]])
+        return Tensor(
+            (heads, len(x), size), [a for h in range(heads) for row in x for a in row.data[h * size :][:size]]
+        )
 
     return lift(tokens, (2,), x)
 
@@ -220,7 +213,9 @@ def folded(table, heads, kv_heads, n, m):
 def grouped_query_attention_by_folding(q, k, v, mask=None, bias=None, sinks=None, dropout=None, **options):
     *lead, heads, n, size = q.shape
     kv_heads, m = k.shape[-3:-1]
-    mask = dense_mask(q=q, k=k, mask=mask, q_positions=options.pop("q_positions", None), k_positions=options.pop("k_positions", None))
+    mask = dense_mask(
+        q=q, k=k, mask=mask, q_positions=options.pop("q_positions", None), k_positions=options.pop("k_positions", None)
+    )
     if dropout:
         keep = folded(dropout["fields"]["keep"], heads, kv_heads, n, m)
         dropout = {"fields": {"keep": keep, "rate": dropout["fields"]["rate"]}}
@@ -242,29 +237,6 @@ def grouped_query_attention_by_folding(q, k, v, mask=None, bias=None, sinks=None
     return {"out": out, "lse": lse}
 
 
-def rotated_by_complex_numbers(x, positions, rope):
-    """One head (..., N, D) as complex numbers, each turned by e^(i·angle)."""
-    if rope is None:
-        return x
-    base, layout = rope["fields"].get("base", 10000.0), rope["fields"].get("layout", "interleaved")
-    size = rope["fields"].get("rotary_dim") or x.shape[-1]
-
-    def token(x, position):
-        half = range(size // 2)
-        real, imaginary = (x.data[0:size:2], x.data[1:size:2]) if layout == "interleaved" else (x.data[: size // 2], x.data[size // 2 : size])
-        turned = [
-            mp.mpc(exact(a), exact(b)) * mp.expj(position / mp.root(exact(base), size) ** (2 * t))
-            for t, a, b in zip(half, real, imaginary, strict=True)
-        ]
-        if layout == "interleaved":
-            front = [part for z in turned for part in (z.real, z.imag)]
-        else:
-            front = [z.real for z in turned] + [z.imag for z in turned]
-        return Tensor(x.shape, front + [exact(a) for a in x.data[size:]])
-
-    return lift(token, (1, 0), x, positions)
-
-
 def multi_head_attention_by_heads(
     x_q, x_kv, params, heads, kv_heads=None, mask=None, rope=None, q_positions=None, k_positions=None,
     qk_norm_eps=1e-6, bias=None, sinks=None, dropout=None, **options,
@@ -280,7 +252,7 @@ def multi_head_attention_by_heads(
     for h in range(heads):
         g = head_read_by(h, heads, kv_heads)
         q, k = (
-            rotated_by_complex_numbers(
+            turned(
                 one_head(x, p[f"w_{name}"], p[f"b_{name}"], p[f"{name}_norm"], head * size, size, qk_norm_eps), t, rope
             )
             for x, name, head, t in ((x_q, "q", h, i), (x_kv, "k", g, j))
@@ -288,15 +260,22 @@ def multi_head_attention_by_heads(
         drop = dropout and {"fields": {**dropout["fields"], "keep": of_head(dropout["fields"]["keep"], h, 2)}}
         mixed = attention_over_axes(
             q, k, mixable, mask=of_head(mask, h, 2), bias=of_head(bias, h, 2), sinks=of_head(sinks, h, 0),
-            dropout=drop, **({"scale": 1 / mp.sqrt(size)} | options),
+            dropout=drop, **options,
         )["out"]  # fmt: skip
         w_v = columns(p["w_v"], g * v_size, (g + 1) * v_size)
         b_v = p["b_v"].data[g * v_size :][:v_size] if p["b_v"] is not None else [0.0] * v_size
         with_bias = Tensor((w_v.shape[0] + 1, v_size), w_v.data + b_v)
         w = projected(with_bias, rows(p["w_o"], h * v_size, (h + 1) * v_size), None)  # W_v and W_o in one matrix
         part = projected(mixed, w, p["b_o"] if h == 0 else None)
-        total = part if total is None else Tensor(part.shape, [a + b for a, b in zip(total.data, part.data, strict=True)])
+        total = (
+            part if total is None else Tensor(part.shape, [a + b for a, b in zip(total.data, part.data, strict=True)])
+        )
     return total
+
+
+def turned(x, positions, options):
+    """One head (..., N, D) rotated as complex numbers."""
+    return x if options is None else rope_by_complex_numbers(x, positions, **options["fields"])["out"]
 
 
 def one_head(x, w, b, gain, first, size, eps):
@@ -345,7 +324,9 @@ SECOND = {
     "merge_heads": _out(merge_heads_by_slices),
     "grouped_query_attention": _asked(grouped_query_attention_by_folding),
     "multi_query_attention": _asked(
-        lambda q, k, v, **options: grouped_query_attention_by_folding(q, with_head_axis(k), with_head_axis(v), **options)
+        lambda q, k, v, **options: grouped_query_attention_by_folding(
+            q, with_head_axis(k), with_head_axis(v), **options
+        )
     ),
     "multi_head_attention": _out(multi_head_attention_by_heads),
 }

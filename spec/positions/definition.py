@@ -1,6 +1,6 @@
 """Positions: tables, rotations, scalings, slopes and buckets, for one number at a time."""
 
-from ..exact import Tensor, exact, indices, lift, mp, mpf, tensor
+from ..exact import Tensor, exact, lift, mp, mpf, tensor
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
@@ -275,15 +275,23 @@ def last_positions(n, m, q_positions, k_positions):
     return q, k
 
 
-def alibi_bias(slopes, n, m, q_positions=None, k_positions=None):
-    def one(slope, q, k):
-        return tensor_of([-exact(slope) * abs(i - j) for i in q for j in k], len(q), len(k))
+def _alibi_bias(one):
+    def over(slopes, n, m, q_positions=None, k_positions=None):
+        def entries(slope, q, k):
+            return Tensor((len(q), len(k)), [one(exact(slope), i, j) for i in q for j in k])
 
-    return {"out": lift(one, (0, 1, 1), slopes, *last_positions(n, m, q_positions, k_positions))}
+        return {"out": lift(entries, (0, 1, 1), slopes, *last_positions(n, m, q_positions, k_positions))}
+
+    return over
 
 
-def tensor_of(values, n, m):
-    return Tensor((n, m), values)
+def alibi_entry(slope, i, j):
+    return -slope * abs(i - j)
+
+
+def alibi_entry_by_steps(slope, i, j):
+    """The slope is lost at every position between the two."""
+    return mp.fsum(-slope for _ in range(min(i, j), max(i, j)))
 
 
 # --- T5 -------------------------------------------------------------------------------------------------------------
@@ -329,7 +337,7 @@ def _t5_bias(one):
 
         def entries(h, q, k):
             rows = [one(j - i, bidirectional, buckets, max_distance) for i in q for j in k]
-            return tensor_of([exact(table[row][h]) for row in rows], len(q), len(k))
+            return Tensor((len(q), len(k)), [exact(table[row][h]) for row in rows])
 
         return {"out": lift(entries, (0, 1, 1), Tensor((H,), range(H), "int64"), q, k)}
 
@@ -343,7 +351,7 @@ FUNCTIONS = {
     "positions.rotate": _rotate(rotate_row),
     "positions.rope_frequencies": rope_frequencies,
     "alibi_slopes": alibi_slopes,
-    "alibi_bias": alibi_bias,
+    "alibi_bias": _alibi_bias(alibi_entry),
     "relative_position_bucket": _buckets(bucket),
     "t5_bias": _t5_bias(bucket),
 }
@@ -354,6 +362,7 @@ SECOND = {
     "positions.rotate": _rotate(rotate_row_by_complex_numbers),
     "positions.rope_frequencies": rope_frequencies_again,
     "alibi_slopes": alibi_slopes_by_square_roots,
+    "alibi_bias": _alibi_bias(alibi_entry_by_steps),
     "relative_position_bucket": _buckets(bucket_by_logarithms),
     "t5_bias": _t5_bias(bucket_by_logarithms),
 }

@@ -40,7 +40,7 @@ CASES = [
         },
         clauses=["SOFTMAX-ABSENT", "SOFTMAX-EMPTY"],
         flags=["Poison", "EmptyRow"],
-        catches=["softmax/where_adds", "softmax/empty_row_uniform"],
+        catches=["softmax/where_adds", "softmax/empty_row_uniform", "softmax/empty_row_nan"],
     ),
     Case(
         "softmax.nothing.0001",

@@ -8,18 +8,34 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 
-import numpy as np
+from refattn.testing.profiles import Profile, profile
+from refattn.testing.rounding import FORMATS
 
-# name -> (module here, the library that it needs)
+# name -> (module here, the libraries that it needs)
 _KNOWN = {
-    "onnx": ("onnx_reference", "onnx"),
-    "onnxruntime": ("onnx_runtime", "onnxruntime"),
-    "torch": ("pytorch", "torch"),
-    "jax": ("jax_nn", "jax"),
+    "onnx": ("onnx_reference", ("onnx",)),
+    "onnxruntime": ("onnx_runtime", ("onnx", "onnxruntime")),
+    "torch": ("pytorch", ("torch",)),
+    "jax": ("jax_nn", ("jax",)),
 }
 NAMES = tuple(_KNOWN)
+LAYOUTS = ("reference", "bhnd", "bnhd")
+
+
+# Every single operation is rounded to float16: what a framework does that has no other promise for it.
+STEPWISE = Profile(
+    "float16/stepwise",
+    FORMATS["float16"],
+    scores=FORMATS["float16"],
+    weights=FORMATS["float16"],
+    order="eager",
+    u_acc=2.0**-11,
+    u_exp=2.0**-10,
+    eta_acc=2.0**-25,
+)
 
 
 class Unsupported(Exception):
@@ -50,7 +66,7 @@ class Adapter:
         """The dtypes in which a function is checked, the most important first."""
         return ("float32",)
 
-    def profile(self, function: str, dtype: str) -> str:
+    def profile(self, function: str, dtype: str) -> str | Profile:
         """The precision profile that the implementation promises for a function and an input dtype."""
         return dtype
 
@@ -60,23 +76,40 @@ class Adapter:
 
 
 class CallableAdapter(Adapter):
-    """Anybody's function."""
+    """Anybody's function, with the reference function's signature.
 
-    def __init__(self, call, function="attention", precision="float32", layout="bhnd", name=None):
+    Parameters
+    ----------
+    call : callable
+    function : str
+        The reference function that it implements.
+    precision : str or Profile
+        What it promises to round and where; its inputs come in that format.
+    layout : {"reference", "bhnd", "bnhd"}
+        The axes that it takes: what the reference takes, or always four, (B, H, N, D) or (B, N, H, D). The last two
+        are for attention only.
+    name : str, optional
+        How a report calls it.
+    """
+
+    def __init__(self, call, function="attention", precision="float32", layout="reference", name=None):
         super().__init__()
-        self.name = name or f"{getattr(call, '__module__', '?')}:{getattr(call, '__qualname__', repr(call))}"
-        self.version = (
-            str(getattr(importlib.import_module(call.__module__.partition(".")[0]), "__version__", ""))
-            if getattr(call, "__module__", None)
-            else ""
-        )
+        module = getattr(call, "__module__", None) or "?"
+        self.name = name or f"{module}:{getattr(call, '__qualname__', repr(call))}"
+        self.version = str(getattr(sys.modules.get(module.partition(".")[0]), "__version__", ""))
         self.precision = precision
-        self.functions = {function: _swapped(call) if layout == "bnhd" else call}
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
+        if layout != "reference" and function in ("attention", "grouped_query_attention"):
+            from refattn.testing.adapters.translation import four_axes
+
+            call = four_axes(call, swap=layout == "bnhd")
+        elif layout == "bnhd":
+            raise ValueError(f"layout is 'bnhd', but {function} has no heads: it is for attention")
+        self.functions = {function: call}
 
     def dtypes(self, function):
         """One: the format of the precision that was promised."""
-        from refattn.testing.profiles import profile
-
         chosen = profile(self.precision)
         return ("float8_e4m3fn",) if chosen.name == "float8" else (chosen.out.name,)
 
@@ -85,22 +118,14 @@ class CallableAdapter(Adapter):
         return self.precision
 
 
-def _swapped(call):
-    """A function that wants (B, N, H, D), given (B, H, N, D)."""
-
-    def turn(x):
-        return np.swapaxes(x, -2, -3) if isinstance(x, np.ndarray) and x.ndim >= 3 else x
-
-    def swapped(q, k, v, *args, **options):
-        result = call(turn(q), turn(k), turn(v), *args, **options)
-        return (turn(result[0]), *result[1:]) if isinstance(result, tuple) else turn(np.asarray(result))
-
-    return swapped
-
-
 def installed() -> list[str]:
-    """The adapters whose library is there, found without importing it."""
-    return [name for name, (_, library) in _KNOWN.items() if importlib.util.find_spec(library) is not None]
+    """The adapters whose libraries are there, found without importing them."""
+    return [name for name in NAMES if not missing(name)]
+
+
+def missing(name: str) -> list[str]:
+    """The libraries of an adapter that are not there."""
+    return [library for library in _KNOWN[name][1] if importlib.util.find_spec(library) is None]
 
 
 def get(name: str, function: str | None = None, *, precision: str | None = None, layout: str = "bhnd") -> Adapter:
@@ -114,10 +139,9 @@ def get(name: str, function: str | None = None, *, precision: str | None = None,
         Nothing is known under that name.
     """
     if name in _KNOWN:
-        module, library = _KNOWN[name]
-        if importlib.util.find_spec(library) is None:
-            raise NotInstalled(f"{name} is not installed; try: pip install {library}")
-        return importlib.import_module(f"{__name__}.{module}").adapter()
+        if absent := missing(name):
+            raise NotInstalled(f"{name} needs {' and '.join(absent)}; try: pip install {' '.join(absent)}")
+        return importlib.import_module(f"{__name__}.{_KNOWN[name][0]}").adapter()
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"target is {name!r}; it must be one of {', '.join(NAMES)}, or module:function")
@@ -133,9 +157,8 @@ def adapt(target, function: str | None = None, *, precision: str | None = None, 
         return target
     if isinstance(target, str):
         return get(target, function, precision=precision, layout=layout)
-    if function is None:  # a function of refattn knows its own name
+    if (getattr(target, "__module__", None) or "").startswith("refattn."):  # it knows its own name, and takes any axes
         from refattn.testing.reference import name_of
 
-        own = name_of(target) if getattr(target, "__module__", "").startswith("refattn.") else "attention"
-        function = own
-    return CallableAdapter(target, function, precision or "float32", layout)
+        function, layout = function or name_of(target), "reference"
+    return CallableAdapter(target, function or "attention", precision or "float32", layout)

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from refattn.testing.adapters import Adapter, Unsupported
-from refattn.testing.adapters.translation import attention_call
+from refattn.testing.adapters.translation import attention_call, trailing
 
 # The newest definition of each operator of which every evaluator has one; Attention's is sought (see `attention_opset`).
 _OPSET = {
@@ -23,7 +23,7 @@ _OPSET = {
     "RotaryEmbedding": 23,
     "Sigmoid": 13,
     "Softmax": 13,
-    "Softplus": 1,
+    "Softplus": 22,
     "Swish": 24,
     "Tanh": 13,
 }
@@ -42,16 +42,11 @@ def model(operator: str, opset: int, attributes: dict, inputs: list, outputs: in
     results = [helper.make_tensor_value_info(f"output{n}", first, None) for n in range(outputs)]
     node = helper.make_node(operator, names, [value.name for value in results], **attributes)
     graph = helper.make_graph([node], operator, values, results)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=min(10, onnx.IR_VERSION)
-    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=min(10, onnx.IR_VERSION))
 
 
 class OnnxAdapter(Adapter):
     """ONNX operators, run by an evaluator: a callable that takes a model's bytes and returns one on its inputs."""
-
-    narrow = ("float32", "float16")  # RotaryEmbedding is not defined for float64
-    float16 = "float16"  # the profile of float16
 
     def __init__(self, evaluator: Callable):
         super().__init__()
@@ -77,8 +72,13 @@ class OnnxAdapter(Adapter):
         }
 
     def dtypes(self, function):
-        """What the operator is defined for."""
-        return self.narrow if function == "positions.rotate" else ("float32", "float64", "float16")
+        """What the operator is defined for: RotaryEmbedding is not for float64."""
+        return ("float32", "float16") if function == "positions.rotate" else ("float32", "float64", "float16")
+
+    def profile(self, function, dtype):
+        """Numbers that are attributes (scale, epsilon, alpha) are float32, whatever the inputs are."""
+        attributes = function.endswith(("attention", "norm")) or function == "quick_gelu"
+        return "float32" if dtype == "float64" and attributes else dtype
 
     def environment(self):
         """The opset of Attention."""
@@ -86,18 +86,17 @@ class OnnxAdapter(Adapter):
 
     @property
     def attention_opset(self) -> int:
-        """The newest opset whose Attention the evaluator accepts."""
+        """The newest opset whose Attention the evaluator knows: some accept a model of a later one as an older one."""
         if self._opset is None:
             tiny = np.zeros((1, 1, 1, 1), dtype=np.float32)
-            for opset in (25, 24, 23):
+            for opset, attributes in ((_WINDOWS, {"left_window_size": 0}), (24, {}), (23, {})):
                 try:
-                    self._run("Attention", [tiny, tiny, tiny], opset=opset)
+                    self._run("Attention", [tiny, tiny, tiny], opset=opset, **attributes)
                 except Exception:  # each evaluator has its own
                     continue
                 self._opset = opset
-                break
-            else:
-                raise Unsupported("no opset of the operator Attention")
+                return opset
+            raise Unsupported("no opset of the operator Attention")
         return self._opset
 
     def _run(self, operator, inputs, *, opset=None, outputs=1, **attributes):
@@ -133,8 +132,7 @@ class OnnxAdapter(Adapter):
             attributes["scale"] = float(scale)
         if softcap is not None:
             attributes["softcap"] = float(softcap)
-        term = x.additive(q.dtype)
-        out = self._run("Attention", [x.q, x.k, x.v, term], opset=self.attention_opset, **attributes)
+        out = self._run("Attention", [x.q, x.k, x.v, x.term()], opset=self.attention_opset, **attributes)
         return x.restore(out[0])
 
     def _multi_query(self, q, k, v, mask=None, **options):
@@ -143,18 +141,17 @@ class OnnxAdapter(Adapter):
     def rotate(self, x, cos, sin, *, layout="interleaved", rotary_dim=None):
         """RotaryEmbedding with given tables."""
         lead = x.shape[:-2]
-        if any(table.ndim > 2 and table.shape[-3] != 1 for table in (cos, sin)) and len(lead) > 0:
-            raise Unsupported("the operator RotaryEmbedding has one table for all heads")
-        batch = math.prod(lead[:-1])
-        heads = lead[-1] if lead else 1
-        whole = np.reshape(x, (batch, heads, *x.shape[-2:]))
+        shared = all(table.ndim == 2 or table.shape[-3] == 1 for table in (cos, sin))  # one table for all heads
+        batch, heads = (lead[:-1], lead[-1]) if lead and shared else (lead, 1)
 
         def table(values):
+            if values.ndim > 2 and shared and lead:
+                values = values[..., 0, :, :]
             return np.reshape(
-                np.broadcast_to(values, (*lead[:-1], *(1,) * bool(lead), *values.shape[-2:])),
-                (batch, *values.shape[-2:]),
+                np.broadcast_to(values, (*batch, *values.shape[-2:])), (math.prod(batch), *values.shape[-2:])
             )
 
+        whole = np.reshape(x, (math.prod(batch), heads, *x.shape[-2:]))
         attributes = {"interleaved": int(layout == "interleaved")}
         if rotary_dim is not None:
             attributes["rotary_embedding_dim"] = rotary_dim
@@ -164,13 +161,16 @@ class OnnxAdapter(Adapter):
     def layer_norm(self, x, gamma, beta=None, *, eps=1e-5, axis=-1):
         """LayerNormalization."""
         first = trailing(axis, x)
+        gamma = np.ones(x.shape[first:], dtype=x.dtype) if gamma is None else gamma
         return self._run("LayerNormalization", [x, gamma, beta], axis=first, epsilon=float(eps))[0]
 
     def rms_norm(self, x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
         """RMSNormalization."""
         if unit_offset:
             raise Unsupported("the operator RMSNormalization has no unit offset")
-        return self._run("RMSNormalization", [x, gamma], axis=trailing(axis, x), epsilon=float(eps))[0]
+        first = trailing(axis, x)
+        gamma = np.ones(x.shape[first:], dtype=x.dtype) if gamma is None else gamma
+        return self._run("RMSNormalization", [x, gamma], axis=first, epsilon=float(eps))[0]
 
     def softmax(self, x, axis=-1, where=None):
         """Softmax."""
@@ -190,11 +190,3 @@ class OnnxAdapter(Adapter):
 
     def _elementwise(self, operator, x, **attributes):
         return self._run(operator, [x], **attributes)[0]
-
-
-def trailing(axis, x) -> int:
-    """The first of the axes that are normalised, for operators that normalise all from one on."""
-    axes = sorted(a % x.ndim for a in (axis if isinstance(axis, tuple | list) else (axis,)))
-    if axes != list(range(axes[0], x.ndim)):
-        raise Unsupported("normalises trailing axes only")
-    return axes[0]

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -61,7 +60,7 @@ class Torch(Adapter):
             q, k, v, mask, bias=bias, q_positions=q_positions, k_positions=k_positions, grouped=grouped,
             native=("causal",), together=False,  # is_causal beside attn_mask is documented as an error
         )  # fmt: skip
-        term = x.additive(q.dtype)
+        term = x.term()
         with torch.inference_mode():
             out = F.scaled_dot_product_attention(
                 torch.tensor(x.q),
@@ -80,7 +79,7 @@ class Torch(Adapter):
     def layer_norm(self, x, gamma, beta=None, *, eps=1e-5, axis=-1):
         """layer_norm."""
         shape = x.shape[trailing(axis, x) :]
-        weights = [None if w is None else torch.tensor(np.broadcast_to(w, shape)) for w in (gamma, beta)]
+        weights = [None if w is None else torch.tensor(w) for w in (gamma, beta)]
         with torch.inference_mode():
             return F.layer_norm(torch.tensor(x), shape, *weights, eps=float(eps)).numpy()
 
@@ -89,7 +88,7 @@ class Torch(Adapter):
         if unit_offset:
             raise Unsupported("rms_norm has no unit offset")
         shape = x.shape[trailing(axis, x) :]
-        weight = torch.tensor(np.broadcast_to(gamma, shape))
+        weight = None if gamma is None else torch.tensor(gamma)
         with torch.inference_mode():
             return F.rms_norm(torch.tensor(x), shape, weight, eps=float(eps)).numpy()
 

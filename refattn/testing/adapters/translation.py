@@ -12,7 +12,9 @@ import numpy as np
 
 from refattn.attention import Dropout
 from refattn.masks import Mask
+from refattn.testing.adapters import Unsupported
 from refattn.testing.reference import to_numpy
+
 
 class AttentionCall(NamedTuple):
     """One call of attention for an operator with four axes.
@@ -39,6 +41,12 @@ class AttentionCall(NamedTuple):
     bias: np.ndarray | None
     restore: Callable[[np.ndarray], np.ndarray]
 
+    def term(self) -> np.ndarray | None:
+        """Mask and bias as one array, for an operator that has one argument for both: boolean without a bias."""
+        if self.bias is None or self.mask is None:
+            return self.mask if self.bias is None else self.bias
+        return np.where(self.mask, self.bias, np.asarray(-math.inf, dtype=self.bias.dtype))
+
 
 def attention_call(
     q, k, v, mask=None, *, bias=None, q_positions=None, k_positions=None, grouped=False, native=(), together=True
@@ -59,14 +67,17 @@ def attention_call(
     Notes
     -----
     A rule that the operator has a flag for becomes that flag, as users of the operator write it, unless positions are
-    given that count otherwise than from 0. Every other rule becomes a boolean array.
+    given that count otherwise than from 0, or the rest of the mask is an array that depends on where queries lie and
+    the operator could lay its flag elsewhere. Every other rule becomes a boolean array.
     """
     n, m = q.shape[-2], k.shape[-2]
     counted = _from_zero(q_positions, n) and _from_zero(k_positions, m)
+    aligned = n == m or q_positions is not None  # one array cannot be laid as the reference does and the flag elsewhere
     causal, window, dense = False, None, mask
     if isinstance(mask, Mask):
-        flags, rest = _split(mask, native) if counted else ([], mask)
-        if not together and (rest is not None or bias is not None or len(flags) > 1):
+        flags, rest = _split(mask, native)
+        alone = together or (rest is None and bias is None and len(flags) == 1)
+        if not (counted and alone and (aligned or _same_for_all_queries(rest))):
             flags, rest = [], mask
         causal = any(flag.name == "causal" for flag in flags)
         window = next(((f.arguments["left"], f.arguments["right"]) for f in flags if f.name == "window"), None)
@@ -90,11 +101,12 @@ def attention_call(
     )
 
 
-def additive(call: AttentionCall, dtype) -> np.ndarray | None:
-    """Mask and bias of a call as one argument, for an operator that has only one: boolean if there is no bias."""
-    if call.bias is None or call.mask is None:
-        return call.mask if call.bias is None else call.bias.astype(dtype)
-    return np.where(call.mask, call.bias, -math.inf).astype(dtype)
+def trailing(axis, x) -> int:
+    """The first of the axes that are normalised, for operators that normalise all axes from one on."""
+    axes = sorted(a % x.ndim for a in (axis if isinstance(axis, tuple | list) else (axis,)))
+    if axes != list(range(axes[0], x.ndim)):
+        raise Unsupported("only trailing axes can be normalised")
+    return axes[0]
 
 
 def _from_zero(positions, count):
@@ -109,6 +121,10 @@ def _split(mask, native):
         fresh = part.name in native and all(part.name != flag.name for flag in flags)
         (flags if fresh else rest).append(part)
     return flags, functools.reduce(operator.and_, rest) if rest else None
+
+
+def _same_for_all_queries(mask):
+    return mask is None or all(part.name in ("padding", "everything") for part in _conjunction(mask))
 
 
 def _conjunction(mask):

@@ -47,6 +47,8 @@ _HOME = {  # reference function -> the module here that bounds it
     **dict.fromkeys(
         ("relu", "gelu", "quick_gelu", "silu", "squared_relu", "softplus", "sigmoid", "tanh"), "feedforward"
     ),
+    "feed_forward": "feedforward",
+    "gated_feed_forward": "feedforward",
 }
 
 BOUNDS: dict[str, Callable] = {}

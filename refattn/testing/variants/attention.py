@@ -278,6 +278,18 @@ def window_right_ignored(q, k, v, mask=None, **options):
     return evaluate(q, k, v, _leaf(mask, "window", lambda left, right: masks.window(left, 0)), **options)
 
 
+@variant(
+    "mask/adds",
+    "ATTN-ABSENT",
+    "attention",
+    seen=["pytorch/pytorch#101967", "torch scaled_dot_product_attention", "onnxruntime Attention"],
+)
+def mask_adds(q, k, v, mask=None, **options):
+    """-infinity is added to excluded scores: NaN and +infinity in an excluded key leak into the row."""
+    _needs(mask)
+    return evaluate(q, k, v, mask, apply_mask=lambda s, allowed: s + np.where(allowed, 0.0, -np.inf), **options)
+
+
 @variant("mask/ignored", "ATTN-MASK", "attention", seen=["pytorch/pytorch#117939", "huggingface/transformers#36293"])
 def mask_ignored(q, k, v, mask=None, **options):
     """The mask is built and never applied."""
@@ -317,18 +329,6 @@ def mask_batch_on_heads(q, k, v, mask=None, **options):
         raise NotApplicable
     over_heads = np.take(mask[:, 0], np.arange(q.shape[1]) % mask.shape[0], axis=0)
     return evaluate(q, k, v, over_heads, **options)
-
-
-@variant(
-    "mask/adds",
-    "ATTN-ABSENT",
-    "attention",
-    seen=["pytorch/pytorch#101967", "torch scaled_dot_product_attention", "onnxruntime Attention"],
-)
-def mask_adds(q, k, v, mask=None, **options):
-    """-infinity is added to excluded scores: NaN and +infinity in an excluded key leak into the row."""
-    _needs(mask)
-    return evaluate(q, k, v, mask, apply_mask=lambda s, allowed: s + np.where(allowed, 0.0, -np.inf), **options)
 
 
 @variant(

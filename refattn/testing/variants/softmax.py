@@ -28,6 +28,15 @@ def softmax_last_axis(x, axis=-1, where=None):
     return softmax(x, -1, where)
 
 
+@variant("softmax/empty_row_nan", "SOFTMAX-EMPTY", "softmax", seen=["pytorch/pytorch#103749", "onnxruntime Softmax"])
+def softmax_empty_row_nan(x, axis=-1, where=None):
+    """NaN where nothing is present: 0/0."""
+    if x.shape[axis] == 0:
+        raise NotApplicable
+    weights = softmax(x, axis, where)
+    return np.where(weights.sum(axis=axis, keepdims=True) == 0, np.nan, weights)
+
+
 @variant("softmax/no_shift", "SOFTMAX-SHIFT", "softmax", seen=["tenstorrent/tt-metal#12661"])
 def softmax_no_shift(x, axis=-1, where=None):
     """Exponentials of the logits themselves, without subtracting the maximum."""

@@ -1,0 +1,225 @@
+"""Do the tests bite? Change one thing in the reference at a time, and see a test go red.
+
+    python tests/mutate.py                    every module of the dense core
+    python tests/mutate.py softmax masks      some
+    python tests/mutate.py --write            also write tests/mutation.md
+
+A mutant changes one comparison, operator, sign, constant, condition or keyword of one module. The tests of that
+module and its golden vectors run against it in a process of its own; a mutant that they pass survives. Survivors that
+compute the same function are listed, with the reason, in `EQUIVALENT`; any other survivor is a hole in the tests, and
+the exit code says so.
+"""
+
+import argparse
+import ast
+import copy
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("softmax", "masks", "attention", "heads", "positions", "norms", "feedforward", "backend")
+TESTS = {
+    "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"]
+}
+LIMIT = 60  # seconds a mutant may take; an endless loop is found out too
+
+SWAPS = {
+    ast.Lt: [ast.LtE], ast.LtE: [ast.Lt], ast.Gt: [ast.GtE], ast.GtE: [ast.Gt], ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq],
+    ast.Is: [ast.IsNot], ast.IsNot: [ast.Is], ast.In: [ast.NotIn], ast.NotIn: [ast.In],
+    ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div], ast.Div: [ast.Mult], ast.FloorDiv: [ast.Mult],
+    ast.Mod: [ast.FloorDiv], ast.Pow: [ast.Mult], ast.BitAnd: [ast.BitOr], ast.BitOr: [ast.BitAnd],
+    ast.And: [ast.Or], ast.Or: [ast.And],
+}  # fmt: skip
+
+# (module, line of source without indentation, mutation) -> why it computes the same function
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
+
+
+def mutants(source):
+    """(line number, what changed, mutated source) for every mutation of a module."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(n.body[0].value)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Module | ast.FunctionDef | ast.ClassDef) and n.body and isinstance(n.body[0], ast.Expr)
+    }
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom)
+        for inner in ast.walk(node)
+    }
+    skipped |= {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.arg | ast.AnnAssign)
+        for inner in ast.walk(getattr(node, "annotation", None) or getattr(node, "returns", None) or ast.Pass())
+    }
+    nodes = list(ast.walk(tree))
+    for number, node in enumerate(nodes):
+        if id(node) in skipped or id(node) in docstrings:
+            continue
+        for what, change in _changes(node):
+            changed = copy.deepcopy(tree)
+            target = list(ast.walk(changed))[number]
+            change(target)
+            yield getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(changed))
+
+
+def _changes(node):
+    if isinstance(node, ast.Compare):
+        for n, op in enumerate(node.ops):
+            for other in SWAPS.get(type(op), []):
+                yield (
+                    f"{type(op).__name__} -> {other.__name__}",
+                    lambda t, n=n, other=other: t.ops.__setitem__(n, other()),
+                )
+    elif isinstance(node, ast.BinOp | ast.BoolOp):
+        for other in SWAPS.get(type(node.op), []):
+            yield f"{type(node.op).__name__} -> {other.__name__}", lambda t, other=other: setattr(t, "op", other())
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Invert | ast.Not):
+        yield (
+            f"{type(node.op).__name__} dropped",
+            lambda t: setattr(t, "op", ast.UAdd()) if isinstance(t.op, ast.USub) else _double(t),
+        )
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield f"{node.value} -> {not node.value}", lambda t: setattr(t, "value", not t.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield f"{node.value} -> {node.value + 1}", lambda t: setattr(t, "value", t.value + 1)
+    elif isinstance(node, ast.If | ast.IfExp):
+        yield "condition negated", lambda t: setattr(t, "test", ast.UnaryOp(ast.Not(), t.test))
+    elif isinstance(node, ast.Call) and node.keywords:
+        for n, keyword in enumerate(node.keywords):
+            if keyword.arg in ("keepdims", "axis", "dtype", "least", "positive"):
+                yield f"{keyword.arg}= dropped", lambda t, n=n: t.keywords.pop(n)
+
+
+def _double(node):
+    """~x becomes ~~x, not x becomes not not x: the same as dropping it, for any type."""
+    node.operand = ast.UnaryOp(copy.deepcopy(node.op), node.operand)
+
+
+def _run(folder, module, source, queue):
+    """In a child: the tests of a module against its mutated source."""
+    os.chdir(folder)
+    Path("refattn", f"{module}.py").write_text(source)
+    sys.path.insert(0, str(folder))
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    import pytest
+
+    common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
+    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "--library", "numpy"]
+    own = [f"refattn/{module}.py", *TESTS.get(module, [f"tests/test_{module}.py"])]
+    failed = int(pytest.main([*common, *own])) or int(
+        pytest.main([*common, "tests/test_vectors.py", "-k", f"{module}:"])
+    )
+    queue.put(failed)
+
+
+def _attempt(task):
+    folder, module, line, what, source = task
+    place = Path(folder, f"worker-{os.getpid()}")
+    if not place.exists():
+        shutil.copytree(
+            ROOT, place, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", "docs", "site", ".hypothesis")
+        )
+    original = Path(place, "refattn", f"{module}.py").read_text()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_run, args=(place, module, source, queue))
+    started = time.perf_counter()
+    child.start()
+    child.join(LIMIT)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    killed = queue.empty() or queue.get() != 0
+    Path(place, "refattn", f"{module}.py").write_text(original)
+    return module, line, what, killed, time.perf_counter() - started
+
+
+def _warm():
+    """Import what every child needs once, before forking; refattn itself must stay out."""
+    import array_api_strict
+    import hypothesis
+    import jsonschema
+    import ml_dtypes
+    import mpmath
+    import numpy
+    import pytest
+    import scipy.special
+
+    return [array_api_strict, hypothesis, jsonschema, ml_dtypes, mpmath, numpy, pytest, scipy.special]
+
+
+def main():
+    """Run the mutants; exit code 1 if one survives that is not known to be equivalent."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("modules", nargs="*", default=MODULES, metavar="module")
+    parser.add_argument("--write", action="store_true", help="write tests/mutation.md")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    _warm()
+    sources = {m: (ROOT / "refattn" / f"{m}.py").read_text() for m in options.modules}
+    with tempfile.TemporaryDirectory() as folder:
+        for module, source in sources.items():
+            if _attempt((folder, module, 0, "unchanged", source))[3]:
+                sys.exit(f"the tests of {module} fail on the unchanged module")
+        tasks = [(folder, m, *mutant) for m, source in sources.items() for mutant in mutants(source)]
+        survivors, done, counts = [], 0, {m: [0, 0] for m in sources}
+        # a non-daemonic pool: its workers have children of their own
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+            for module, line, what, killed, _ in pool.map(_attempt, tasks):
+                done += 1
+                counts[module][0] += 1
+                counts[module][1] += killed
+                if not killed:
+                    survivors.append((module, sources[module].splitlines()[line - 1].strip(), what, line))
+                if sys.stderr.isatty():
+                    print(f"\r{done}/{len(tasks)}", end="", file=sys.stderr)
+    text, unknown = _report(counts, survivors)
+    print(text)
+    if options.write:
+        (ROOT / "tests" / "mutation.md").write_text(text)
+    return 1 if unknown else 0
+
+
+def _report(counts, survivors):
+    known = [(s, EQUIVALENT[s[:3]]) for s in survivors if s[:3] in EQUIVALENT]
+    unknown = [s for s in survivors if s[:3] not in EQUIVALENT]
+    lines = [
+        "# Mutation score",
+        "",
+        "Written by `python tests/mutate.py --write`.",
+        "",
+        "| module | mutants | killed | equivalent | survive |",
+        "|---|---|---|---|---|",
+    ]
+    for module, (total, killed) in counts.items():
+        same, open_ = sum(s[0] == module for s, _ in known), sum(s[0] == module for s in unknown)
+        lines.append(f"| {module} | {total} | {killed} | {same} | {open_} |")
+    total, killed = sum(c[0] for c in counts.values()), sum(c[1] for c in counts.values())
+    effective = max(1, total - len(known))
+    lines += [
+        "",
+        f"Killed: {killed} of {total}; of those that compute another function {100 * killed / effective:.1f} %.",
+        "",
+    ]
+    if known:
+        lines += ["## Equivalent", "", *(f"- `{s[0]}`: `{s[1]}` with {s[2]}: {reason}" for s, reason in known), ""]
+    if unknown:
+        lines += ["## Surviving", "", *(f"- `{s[0]}` line {s[3]}: `{s[1]}` with {s[2]}" for s in unknown), ""]
+    return "\n".join(lines), unknown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

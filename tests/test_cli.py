@@ -1,0 +1,102 @@
+"""The command, as a shell sees it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from refattn.cli import main
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "refattn.cli", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_is_quick_and_says_the_exit_codes():
+    code = "import sys; from refattn.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "exit codes: 0 conforms" in done.stdout
+
+
+def test_check_passes_the_reference_with_exit_code_0(capsys):
+    assert main(["check", "refattn:attention", "--effort", "smoke"]) == 0
+    assert "CONFORMS" in capsys.readouterr().out
+
+
+def test_check_fails_a_wrong_kernel_with_exit_code_1(capsys, tmp_path):
+    paths = tmp_path / "report.json", tmp_path / "report.xml"
+    arguments = ["--json", str(paths[0]), "--junit", str(paths[1])]
+    assert main(["check", "tests.testing.test_checking:top_left", "--effort", "smoke", *arguments]) == 1
+    assert "causal/top_left" in capsys.readouterr().out
+    assert json.loads(paths[0].read_text())["ok"] is False
+    assert "<failure" in paths[1].read_text()
+
+
+def test_the_reports_may_go_to_standard_output(capsys):
+    assert main(["check", "refattn:softmax", "--function", "softmax", "--effort", "smoke", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "no.such.module:f"],
+        ["check", "refattn:no_such_function"],
+        ["check", "nonsense"],
+        ["check", "refattn:attention", "--precision", "float7"],
+        ["check", "refattn:attention", "--mechanism", "softmax"],
+        ["check", "refattn:attention", "--allow", "no-such-file.toml"],
+        ["show", "no-such-thing"],
+        [],
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_one_line(arguments, capsys):
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert not arguments or (message.startswith("refattn: ") and message.count("\n") == 1), message
+
+
+def test_a_library_that_is_not_installed_is_exit_code_3(capsys, monkeypatch):
+    from refattn.testing import adapters
+
+    monkeypatch.setitem(adapters._KNOWN, "torch", ("pytorch", ("no_such_library",)))
+    assert main(["check", "torch"]) == 3
+    assert "torch needs no_such_library; try: pip install no_such_library" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["mechanisms", "functions", "clauses", "variants", "targets", "precisions", "masks"])
+def test_list(what, capsys):
+    assert main(["list", what]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("ATTN-EMPTY", "broken by:"),
+        ("causal/top_left", "seen in: torch"),
+        ("attention", "--- definition (spec/attention/definition.py) ---"),
+        ("softmax", "## Clauses"),
+        ("rope", "Parameters"),
+        ("attention.causal.0003", "catches causal/top_left"),
+        ("causal() & window(2, 0)", "■ ■ ■ ·"),
+        ("causal", "■"),
+    ],
+)
+def test_show(name, part, capsys):
+    assert main(["show", name]) == 0
+    assert part in capsys.readouterr().out
+
+
+def test_show_suggests_what_was_meant(capsys):
+    assert main(["show", "ATTN-EMTY"]) == 2
+    assert "did you mean ATTN-EMPTY" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_program():
+    assert run("--version").stdout.startswith("refattn ")
+    assert run("check", "nonsense").returncode == 2

@@ -1,0 +1,235 @@
+"""check: verdicts by clause, diagnosis, allow-lists, reports."""
+
+import datetime
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+import refattn
+from refattn import masks
+from refattn.testing import allow, reports
+from refattn.testing.adapters import Adapter, CallableAdapter, Unsupported
+from refattn.testing.checking import check
+
+
+def top_left(q, k, v, mask=None, **options):
+    """A kernel that aligns causality at the top left."""
+    if isinstance(mask, masks.Mask) and mask.name == "causal":
+        options["q_positions"] = np.arange(q.shape[-2])
+    return refattn.attention(q, k, v, mask, **options)
+
+
+def without_sinks(q, k, v, mask=None, *, sinks=None, **options):
+    """A kernel that has no sinks and says so."""
+    if sinks is not None:
+        raise Unsupported("no sinks")
+    return refattn.attention(q, k, v, mask, **options)
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    return check(top_left)
+
+
+@pytest.mark.parametrize("effort", ["smoke", "standard"])
+@pytest.mark.parametrize(
+    "function",
+    [refattn.attention, refattn.softmax, refattn.logsumexp, refattn.merge, refattn.grouped_query_attention],
+    ids=lambda f: f.__name__,
+)
+def test_the_reference_conforms_to_itself(function, effort):
+    report = check(function, effort=effort)
+    assert report.ok, reports.as_text(report)
+    assert report.count("holds") == len(report.results)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float16", "bfloat16"])
+def test_a_kernel_is_judged_by_the_precision_it_promises(precision):
+    from tests.kernels import flash
+
+    def kernel(q, k, v, mask=None, *, return_lse=False, **options):
+        wide = (x.astype(np.float64) for x in (q, k, v))
+        out, lse = flash(*wide, mask, precision=precision, **options)
+        return (out, lse) if return_lse else out
+
+    report = check(kernel, precision=precision)
+    # The emulated kernel multiplies excluded values by zero, as most real ones do: that, and no more, is found.
+    assert {deviation for _, deviation in report.deviations()} <= {
+        "values/multiplied_by_zero",
+        "values/cleaned",
+        "bias/infinity_adds",
+        "accepts wrong input",
+        "unexplained NaN or infinity",
+        "refuses valid input",
+        "softcap/zero_divides",
+    }
+    assert report.count("holds") > 60
+
+
+def test_a_wrong_convention_is_found_named_and_counted_against_its_clause(wrong):
+    assert not wrong.ok
+    assert ("attention", "causal/top_left") in wrong.deviations()
+    assert {name for name, n in wrong.by_clause().items() if n["broken"]} <= {"ATTN-ALIGN", "ATTN-MASK"}
+    text = reports.as_text(wrong)
+    assert "NONCONFORMING" in text
+    assert "causal/top_left in attention (clause ATTN-ALIGN)" in text
+    assert "again: refattn check" in text
+
+
+def test_what_is_not_supported_is_neither_a_pass_nor_a_failure():
+    report = check(without_sinks)
+    assert report.ok
+    assert report.count("unsupported") > 0
+    assert report.by_clause()["ATTN-SINK"]["unsupported"] > 0
+    assert "no sinks" in reports.as_text(report)
+
+
+def test_one_case_can_be_run_again(wrong):
+    (found, *_) = wrong.deviations()["attention", "causal/top_left"]
+    again = check(top_left, only=found.case.id)
+    assert [r.case.id for r in again.results] == [found.case.id]
+    assert not again.ok
+    with pytest.raises(ValueError, match="nothing to check"):
+        check(top_left, only="no.such.case")
+
+
+def entry(**changes):
+    fields = {
+        "target": "mine", "function": "attention", "deviation": "causal/top_left",
+        "reason": "documented", "until": datetime.date(2999, 1, 1), **changes,
+    }  # fmt: skip
+    return allow.Allowance(**fields)
+
+
+def test_known_deviations_are_shown_and_do_not_fail():
+    mine = CallableAdapter(top_left, name="mine")
+    report = check(mine, allow=[entry()])
+    assert report.ok
+    assert report.count("known") > 0
+    assert "CONFORMS but for 1 known deviation" in reports.as_text(report)
+    assert not check(mine, allow=[entry(until=datetime.date(2020, 1, 1))]).ok, (
+        "an entry that has expired counts no more"
+    )
+    assert not check(mine, allow=[entry(cases="attention.window.*")]).ok
+    stale = check(mine, allow=[entry(), entry(deviation="scale/ignored")])
+    assert [e.deviation for e in stale.stale] == ["scale/ignored"]
+    assert "no longer shows scale/ignored" in reports.as_text(stale)
+
+
+def test_allow_lists_are_strict(tmp_path):
+    path = tmp_path / "known.toml"
+    good = '[[allow]]\ntarget = "x"\nfunction = "attention"\ndeviation = "d"\nreason = "r"\nuntil = 2999-01-01\n'
+    path.write_text(good)
+    assert allow.read(path) == [allow.Allowance("x", "attention", "d", "r", datetime.date(2999, 1, 1))]
+    for bad, message in (
+        (good.replace('reason = "r"\n', ""), "entry 1 lacks reason"),
+        (good + 'colour = "red"\n', "entry 1 has unknown colour"),
+        (good.replace("2999-01-01", '"soon"'), "entry 1 has the wrong type of until"),
+        ("[[xfail]]\n", "unknown xfail"),
+    ):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=message):
+            allow.read(path)
+
+
+def test_the_shipped_allow_lists_can_be_read():
+    assert {e.target for e in allow.shipped()} <= set(refattn.testing.adapters.NAMES)
+
+
+def broken(kind):
+    def kernel(q, k, v, mask=None, **options):
+        out = refattn.attention(q, k, v, mask, **options)
+        if kind == "raises":
+            raise RuntimeError("no kernel image is available")
+        if kind == "writes" and q.size:
+            q[...] = 0
+        if kind == "random":
+            first = out[0] if isinstance(out, tuple) else out
+            first += np.random.default_rng().normal(size=first.shape).astype(first.dtype)
+        if kind == "shape":
+            return tuple(x[..., :1] for x in out) if isinstance(out, tuple) else out[..., :1]
+        return out
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("kind", "deviation"),
+    [
+        ("raises", "refuses valid input"),
+        ("writes", "modifies an input"),
+        ("random", "not deterministic"),
+        ("shape", "wrong shape"),
+    ],
+)
+def test_other_ways_to_fail(kind, deviation):
+    report = check(broken(kind), effort="smoke", layout="reference")
+    assert deviation in {name for _, name in report.deviations()}
+
+
+def test_an_implementation_that_accepts_wrong_input():
+    def careless(q, k, v, mask=None, **options):
+        try:
+            return refattn.attention(q, k, v, mask, **options)
+        except (TypeError, ValueError):
+            return np.zeros_like(q)
+
+    report = check(careless, only="attention.refuse.*")
+    assert {name for _, name in report.deviations()} == {"accepts wrong input"}
+
+
+def test_the_json_report_has_everything_a_maintainer_needs(wrong):
+    document = json.loads(reports.as_json(wrong))
+    assert document["schema"] == "refattn-report/1"
+    assert document["seed"] == 0
+    assert document["environment"]["numpy"] == np.__version__
+    assert {"refattn", "python", "platform", "tf32"} <= set(document["environment"])
+    bad = [c for c in document["cases"] if c["status"] == "broken"]
+    assert bad
+    assert all(c["message"] and c["deviation"] and c["broken_clause"] for c in bad)
+
+
+def test_the_junit_report_counts_and_carries_clauses(wrong):
+    root = ET.fromstring(reports.as_junit(wrong))
+    (suite,) = root
+    assert int(suite.get("tests")) == len(wrong.results) == len(suite.findall("testcase"))
+    assert int(suite.get("failures")) == wrong.count("broken") == len(suite.findall("testcase/failure"))
+    assert suite.find("testcase/properties/property").get("name") == "clause"
+
+
+def test_layouts():
+    def bnhd(q, k, v, mask=None, **options):
+        turned = (np.swapaxes(x, -2, -3) if x.ndim >= 3 else x for x in (q, k, v))
+        result = refattn.attention(*turned, mask, **options)
+        turn = lambda x: np.swapaxes(x, -2, -3) if x.ndim >= 3 else x  # noqa: E731
+        return (turn(result[0]), result[1]) if isinstance(result, tuple) else turn(result)
+
+    assert check(bnhd, layout="bnhd").ok
+    assert not check(bnhd).ok
+
+
+def test_an_adapter_may_offer_several_functions():
+    class Mine(Adapter):
+        name, version = "mine", "1"
+
+        def __init__(self):
+            self.functions = {"softmax": refattn.softmax, "logsumexp": refattn.logsumexp}
+
+        def dtypes(self, function):
+            return ("float64", "float32")
+
+    report = check(Mine())
+    assert report.ok
+    assert {r.case.function for r in report.results} == {"softmax", "logsumexp"}
+    assert {r.case.dtype for r in report.results} == {"float64", "float32"}
+
+
+def test_wrong_use_is_named():
+    with pytest.raises(ValueError, match="effort is 'max'; it must be one of smoke, standard, full"):
+        check(refattn.attention, effort="max")
+    with pytest.raises(
+        ValueError, match="target is 'nothing'; it must be one of onnx, onnxruntime, torch, jax, or module:function"
+    ):
+        check("nothing")
