@@ -1,6 +1,6 @@
 """Somebody's own attention kernel, wrong in one place: judged, and the mistake named.
 
-    python examples/check_my_kernel.py
+python examples/check_my_kernel.py
 """
 
 import numpy as np

@@ -219,9 +219,9 @@ def _attend(
     k_positions=None,
     record=None,
 ):
-    keep, rate = _dropout(dropout)
+    keep, rate = checked_dropout(dropout)
     xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks)
-    n, m, lead = _check(q, k, v, bias, sinks)
+    n, m, lead = check_shapes(q, k, v, bias, sinks)
     allowed = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
     if allowed is not None:
         backend.broadcast("leading axes", mask=allowed.shape[:-2], q_k_v=lead)
@@ -285,7 +285,7 @@ def _scale(scale, d):
     return 1.0 / math.sqrt(d)
 
 
-def _dropout(dropout):
+def checked_dropout(dropout):
     if dropout is None:
         return None, 0.0
     if not isinstance(dropout, tuple) or len(dropout) != 2:
@@ -296,7 +296,7 @@ def _dropout(dropout):
     return dropout[0], rate
 
 
-def _check(q, k, v, bias, sinks):
+def check_shapes(q, k, v, bias, sinks):
     """N, M and the leading axes of the output; an error where shapes do not agree."""
     for name, x, shape in (("q", q, "(..., N, D)"), ("k", k, "(..., M, D)"), ("v", v, "(..., M, Dv)")):
         if x is not None:
@@ -312,8 +312,7 @@ def _check(q, k, v, bias, sinks):
     try:
         lead = backend.broadcast("leading axes (...) of q, k and v", **leads)
     except ValueError as error:
-        hint = _heads_hint(leads)
-        raise ValueError(f"{error}{hint}") from None
+        raise ValueError(f"{error}{_heads_hint(**leads)}") from None
     if bias is not None:
         for axis, size, letter in ((-1, m, "M"), (-2, n, "N")):
             if bias.ndim >= -axis and bias.shape[axis] not in (1, size):
@@ -326,8 +325,7 @@ def _check(q, k, v, bias, sinks):
     return n, m, lead
 
 
-def _heads_hint(leads):
-    heads = [shape[-1] for shape in leads.values() if shape]
-    if len(heads) >= 2 and heads[1] and heads[0] % heads[1] == 0:
-        return f"; for {heads[0]} query heads over {heads[1]} key/value heads use grouped_query_attention"
+def _heads_hint(q, k, **_):
+    if q and k and k[-1] > 1 and q[-1] % k[-1] == 0:
+        return f"; for {q[-1]} query heads over {k[-1]} key/value heads use grouped_query_attention"
     return ""

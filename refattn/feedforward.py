@@ -467,7 +467,7 @@ def _check(before, x, name, w, b, rows, columns):
             f" {name} must be ({rows}, {columns}) with {rows} = {size}"
         )
     if b is not None and tuple(b.shape) != (w.shape[1],):
-        bias = name.replace("w", "b", 1)
+        bias = f"b{name[1:]}"
         raise ValueError(
             f"{bias} has shape {tuple(b.shape)}, {name} has shape {tuple(w.shape)}:"
             f" {bias} must be ({columns},) with {columns} = {w.shape[1]}"

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from refattn import backend
-from refattn.attention import _check, _dropout, attention
+from refattn.attention import check_shapes, checked_dropout, attention
 from refattn.masks import visible
 from refattn.norms import rms_norm
 from refattn.positions import rope as rotate_positions
@@ -266,7 +266,7 @@ def grouped_query_attention(
     >>> grouped_query_attention(q, k, v)[:, 0, 0]
     array([1., 1., 2., 2.])
     """
-    keep, rate = _dropout(dropout)
+    keep, rate = checked_dropout(dropout)
     xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks)
     heads, kv_heads = _grouping(q, k, v)
     n, m = q.shape[-2], k.shape[-2]
@@ -276,7 +276,7 @@ def grouped_query_attention(
     for name, x, place in (("bias", bias, -3), ("mask", mask, -3), ("keep", keep, -3), ("sinks", sinks, -1)):
         _head_axis(name, x, place, heads)
     # With one key/value head only: shapes are checked as the caller knows them, before they are regrouped.
-    lead = _check(q, k[..., :1, :, :], v[..., :1, :, :], bias, sinks)[2]
+    lead = check_shapes(q, k[..., :1, :, :], v[..., :1, :, :], bias, sinks)[2]
     if mask is not None:
         backend.broadcast("leading axes", mask=mask.shape[:-2], q_k_v=lead)
     if keep is not None:

@@ -34,7 +34,7 @@ class Mask:
 
     Notes
     -----
-    Clauses: MASK-POLARITY, MASK-ALIGN, MASK-POSITIONS, MASK-TILES, MASK-ALGEBRA, MASK-DATA, MASK-REFUSE.
+    Clauses: MASK-POLARITY, MASK-ALIGN, MASK-POSITIONS, MASK-TILES, MASK-ALGEBRA, MASK-DATA, MASK-EMPTY, MASK-REFUSE.
 
     Examples
     --------
@@ -323,7 +323,7 @@ def block(size):
 
     Notes
     -----
-    Clauses: MASK-BLOCK. Source: Qiu et al. 2020 (blockwise attention), section 3.1, with the identity permutation.
+    Clauses: MASK-BLOCK. Source: Qiu et al. 2020 (blockwise attention), with the identity permutation.
 
     Examples
     --------
@@ -457,7 +457,7 @@ def global_tokens(tokens):
     Notes
     -----
     A token may be listed twice. Time O(N M + (N + M) T).
-    Clauses: MASK-GLOBAL, MASK-DATA. Source: Beltagy et al. 2020, section 3.1 ('this attention operation symmetric').
+    Clauses: MASK-GLOBAL, MASK-DATA. Source: Beltagy et al. 2020, section 3.1, 'Global Attention'.
 
     Examples
     --------
@@ -492,7 +492,7 @@ def prefix(lengths):
     Notes
     -----
     For 'key below p' alone use `padding(p)`. Clauses: MASK-PREFIX, MASK-DATA.
-    Source: Raffel et al. 2020 (T5), section 3.2.1, figure 4.
+    Source: Raffel et al. 2020 (T5), section 3.2.1, figure 3.
 
     Examples
     --------
@@ -569,7 +569,7 @@ def documents(ids, k_ids=None):
     Notes
     -----
     Positions count through the whole pack: beside this rule, blocks and prefixes do not start anew with a document.
-    Clauses: MASK-DOCUMENTS, MASK-DATA. Source: Krell et al. 2021 (packing), section 3.2.
+    Clauses: MASK-DOCUMENTS, MASK-DATA. Source: Krell et al. 2021 (packing).
 
     Examples
     --------

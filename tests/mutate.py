@@ -18,7 +18,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -104,10 +103,17 @@ def _double(node):
     node.operand = ast.UnaryOp(copy.deepcopy(node.op), node.operand)
 
 
-def _run(folder, module, source, queue):
+def files_of(module):
+    """The files of a module, or of a package of that name, relative to the repository."""
+    package = ROOT / "refattn" / module
+    paths = sorted(package.glob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
+    return [str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"]
+
+
+def _run(folder, module, file, source, queue):
     """In a child: the tests of a module against its mutated source."""
     os.chdir(folder)
-    Path("refattn", f"{module}.py").write_text(source)
+    Path(file).write_text(source)
     sys.path.insert(0, str(folder))
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -116,7 +122,7 @@ def _run(folder, module, source, queue):
 
     common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
     common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "--library", "numpy"]
-    own = [f"refattn/{module}.py", *TESTS.get(module, [f"tests/test_{module}.py"])]
+    own = [*files_of(module), *TESTS.get(module, [f"tests/test_{module}.py"])]
     failed = int(pytest.main([*common, *own])) or int(
         pytest.main([*common, "tests/test_vectors.py", "-k", f"{module}:"])
     )
@@ -124,25 +130,24 @@ def _run(folder, module, source, queue):
 
 
 def _attempt(task):
-    folder, module, line, what, source = task
+    folder, module, file, line, what, source = task
     place = Path(folder, f"worker-{os.getpid()}")
     if not place.exists():
         shutil.copytree(
             ROOT, place, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", "docs", "site", ".hypothesis")
         )
-    original = Path(place, "refattn", f"{module}.py").read_text()
+    original = Path(place, file).read_text()
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    child = context.Process(target=_run, args=(place, module, source, queue))
-    started = time.perf_counter()
+    child = context.Process(target=_run, args=(place, module, file, source, queue))
     child.start()
     child.join(LIMIT)
     if child.is_alive():
         child.kill()
         child.join()
     killed = queue.empty() or queue.get() != 0
-    Path(place, "refattn", f"{module}.py").write_text(original)
-    return module, line, what, killed, time.perf_counter() - started
+    Path(place, file).write_text(original)
+    return module, file, line, what, killed
 
 
 def _warm():
@@ -167,23 +172,25 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     _warm()
-    sources = {m: (ROOT / "refattn" / f"{m}.py").read_text() for m in options.modules}
+    sources = {(m, file): (ROOT / file).read_text() for m in options.modules for file in files_of(m)}
     with tempfile.TemporaryDirectory() as folder:
-        for module, source in sources.items():
-            if _attempt((folder, module, 0, "unchanged", source))[3]:
+        for (module, file), source in sources.items():
+            if _attempt((folder, module, file, 0, "unchanged", source))[-1]:
                 sys.exit(f"the tests of {module} fail on the unchanged module")
-        tasks = [(folder, m, *mutant) for m, source in sources.items() for mutant in mutants(source)]
-        survivors, done, counts = [], 0, {m: [0, 0] for m in sources}
+        tasks = [(folder, m, file, *mutant) for (m, file), source in sources.items() for mutant in mutants(source)]
+        survivors, done, counts = [], 0, {m: [0, 0] for m in options.modules}
         # a non-daemonic pool: its workers have children of their own
         from concurrent.futures import ProcessPoolExecutor
 
         with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-            for module, line, what, killed, _ in pool.map(_attempt, tasks):
+            for module, file, line, what, killed in pool.map(_attempt, tasks):
                 done += 1
                 counts[module][0] += 1
                 counts[module][1] += killed
                 if not killed:
-                    survivors.append((module, sources[module].splitlines()[line - 1].strip(), what, line))
+                    survivors.append(
+                        (module, sources[module, file].splitlines()[line - 1].strip(), what, f"{file}:{line}")
+                    )
                 if sys.stderr.isatty():
                     print(f"\r{done}/{len(tasks)}", end="", file=sys.stderr)
     text, unknown = _report(counts, survivors)
@@ -217,7 +224,7 @@ def _report(counts, survivors):
     if known:
         lines += ["## Equivalent", "", *(f"- `{s[0]}`: `{s[1]}` with {s[2]}: {reason}" for s, reason in known), ""]
     if unknown:
-        lines += ["## Surviving", "", *(f"- `{s[0]}` line {s[3]}: `{s[1]}` with {s[2]}" for s in unknown), ""]
+        lines += ["## Surviving", "", *(f"- {s[3]}: `{s[1]}` with {s[2]}" for s in unknown), ""]
     return "\n".join(lines), unknown
 
 

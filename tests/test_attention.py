@@ -277,6 +277,14 @@ def test_a_sink_is_one_more_key_whose_value_is_zero(library, seed):
 
 
 @pytest.mark.clause("ATTN-SINK")
+def test_a_sink_of_minus_infinity_leaves_an_empty_row_zero(library):
+    q, k, v = qkv(6)
+    mask = np.zeros((4, 5), dtype=bool)
+    out = library.call(attention, q, k, v, mask, sinks=np.array([-np.inf]))
+    np.testing.assert_array_equal(out, np.zeros((2, 3, 4, 2)))
+
+
+@pytest.mark.clause("ATTN-SINK")
 @pytest.mark.parametrize(("sink", "share"), [(-np.inf, 1.0), (1e4, 0.0)])
 def test_extreme_sinks(library, sink, share):
     q, k, v = qkv(5)

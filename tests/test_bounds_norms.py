@@ -8,7 +8,7 @@ from refattn.testing.profiles import profile
 from refattn.testing.rounding import round_to
 
 f32 = np.float32
-PRECISIONS = ["float32", "float16", "bfloat16", "bfloat16/eager", "float16/eager", "float64"]
+PRECISIONS = ["float32", "float16", "bfloat16", "bfloat16/eager", "float16/eager", "float8", "float64"]
 
 
 def total(x, order):
@@ -36,10 +36,17 @@ def mean_and_variance(x, how):
     return mean, squares / kind(n)
 
 
+def inverse_root(chosen, x, how):
+    """1/√x, rounded once, or as a fast instruction gives it: as wrong as the profile allows, to either side."""
+    kind = x.dtype.type
+    wrong = {"pairs": 1.0, "in order": -1.0, "welford": 0.0}[how] * chosen.u_exp
+    return (1.0 / np.sqrt(x.astype(np.float64)) * (1.0 + wrong)).astype(kind)
+
+
 def layer_norm_kernel(x, gamma, beta, eps, precision, how):
     chosen, x, gamma, beta = cast(precision, x, gamma, beta)
     mean, variance = mean_and_variance(x, how)
-    normal = store(chosen, (x - mean) / np.sqrt(variance + x.dtype.type(eps)))
+    normal = store(chosen, (x - mean) * inverse_root(chosen, variance + x.dtype.type(eps), how))
     product = normal if gamma is None else normal * gamma
     if beta is not None:
         product = store(chosen, product) + beta
@@ -49,8 +56,8 @@ def layer_norm_kernel(x, gamma, beta, eps, precision, how):
 def rms_norm_kernel(x, gamma, eps, unit_offset, precision, how):
     chosen, x, gamma = cast(precision, x, gamma)
     kind, order = x.dtype.type, "pairs" if how == "welford" else how
-    root = np.sqrt(total(x * x, order) / kind(x.shape[-1]) + kind(eps))
-    normal = store(chosen, x * (kind(1) / root))
+    square = total(x * x, order) / kind(x.shape[-1])
+    normal = store(chosen, x * inverse_root(chosen, square + kind(eps), how))
     if gamma is not None:
         normal = normal * (kind(1) + gamma if unit_offset else gamma)
     return round_to(normal, chosen.out)

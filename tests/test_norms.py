@@ -259,5 +259,7 @@ def test_errors_of_deepnorm_say_what_was_wrong():
         deepnorm_constants("decoder", encoder_layers=3)
     with pytest.raises(ValueError, match="encoder_layers is -1; it must be at least 0"):
         deepnorm_constants("encoder", encoder_layers=-1)
+    with pytest.raises(ValueError, match="decoder_layers is -2; it must be at least 0"):
+        deepnorm_constants("encoder", encoder_layers=1, decoder_layers=-2)
     with pytest.raises(TypeError, match=r"encoder_layers must be an integer, not 2\.5"):
         deepnorm_constants("encoder", encoder_layers=2.5)

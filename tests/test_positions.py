@@ -380,6 +380,13 @@ def test_yarn_of_a_degenerate_ramp_is_a_step():
     assert set(theta.tolist()) == {1.0, 0.25}
 
 
+@pytest.mark.clause("ROPE-YARN")
+def test_the_ramp_of_yarn_ends_at_the_number_of_features_less_one():
+    # 32 turns over 512 positions are at index 8 ln(512/64π) / (2 ln 10) = 1.6, one turn at 7.6: from 1 to 7, not 8 or 3
+    scaled, plain = (rope_frequencies(8, base=10.0, scaling=s).frequencies for s in (YaRN(4.0, 512), None))
+    close(scaled / plain, [1, 1, 1 - 0.75 / 6, 1 - 1.5 / 6], 1e-15)
+
+
 @pytest.mark.clause("ROPE-FACTOR", "ROPE-YARN")
 def test_attention_factors_by_hand():
     def factor(scaling):
@@ -392,7 +399,7 @@ def test_attention_factors_by_hand():
     assert factor(YaRN(f, 1024, attention_factor=0.75)) == 0.75
     ones = [1.0] * 4
     close(factor(LongRoPE(ones, ones, 16, 64, 16)), math.sqrt(1.5), 1e-15)
-    assert factor(LongRoPE(ones, ones, 16, 16, 900)) == 1.0
+    assert factor(LongRoPE(ones, ones, 16, 16, 900)) == factor(LongRoPE(ones, ones, 16, 4, 900)) == 1.0
     assert factor(LongRoPE(ones, ones, 16, 64, 900, attention_factor=1.25)) == 1.25
 
 
@@ -449,7 +456,7 @@ def test_scalings_from_model_configurations():
         "mscale": 1.0,
         "mscale_all_dim": 0.5,
         "truncate": False,
-        "attention_factor": None,
+        "beta_slow": None,
     }
     assert read(config) == YaRN(40.0, 4096, beta_fast=16, mscale=1.0, mscale_all_dim=0.5, truncate=False)
     config = {
@@ -490,6 +497,10 @@ def test_scalings_from_model_configurations():
     ("scaling", "message"),
     [
         (Linear(0.5), "factor is 0.5; it must be at least 1"),
+        (Llama3(8.0, 0.0, 4.0, 8192), "low_frequency_factor is 0.0; it must be positive"),
+        (Llama3(8.0, -2.0, -1.0, 8192), "low_frequency_factor is -2.0; it must be positive"),
+        (Llama3(8.0, 1.0, -1.0, 8192), "high_frequency_factor is -1.0; it must be positive"),
+        (LongRoPE([1.0] * 4, [1.0] * 4, 512, 1024, 512, -1.0), "attention_factor is -1.0; it must be positive"),
         (NTK(float("nan")), "factor is nan; it must be at least 1"),
         (DynamicNTK(2.0, 0, 512), "original_length is 0; it must be at least 2"),
         (DynamicNTK(2.0, 512, 0.5), "length must be an integer"),
@@ -691,7 +702,10 @@ def test_t5_bias_is_the_table_at_the_bucket(library, seed, bidirectional):
 
 
 @pytest.mark.clause("T5-BIAS")
-def test_t5_bias_has_the_dtype_of_its_table(library):
+def test_t5_bias_has_the_dtype_of_its_table_and_the_defaults_of_its_buckets(library):
+    table = np.arange(32.0)[:, None]
+    near = library.call(relative_position_bucket, np.arange(-20, 21))
+    np.testing.assert_array_equal(library.call(t5_bias, table, 1, 41, q_positions=np.array([20]))[0, 0], near)
     assert library.call(t5_bias, np.zeros((4, 2), dtype=np.float32), 2, 3, max_distance=9).dtype == np.float32
 
 
@@ -742,6 +756,12 @@ def test_errors_of_rotations():
         rotate(x, np.zeros((5, 4)), np.zeros((1, 4)))
     with pytest.raises(ValueError, match=r"base is 1.0; YaRN needs a base above 1"):
         rope_frequencies(8, base=1.0, scaling=YaRN(2.0, 1024))
+    with pytest.raises(ValueError, match="leave no ramp"):  # 1.5 is above 1, but too small for any
+        rope_frequencies(8, base=1.5, scaling=YaRN(2.0, 1024))
+    with pytest.raises(ValueError, match="base is 0.0; it must be positive"):
+        rope_frequencies(8, base=0.0)
+    with pytest.raises(ValueError, match="rotary_dim is -2; it must be at least 0"):
+        rope_frequencies(-2)
 
 
 @pytest.mark.clause("T5-REFUSE")
@@ -762,6 +782,12 @@ def test_errors_of_biases():
         t5_bias(np.ones((8, 4)), 2, 3, q_positions=np.zeros((3, 2), dtype=np.int64), max_distance=9)
     with pytest.raises(ValueError, match=r"table has shape \(8,\); it must be \(buckets, H\)"):
         t5_bias(np.ones(8), 2, 3)
+    for n, m, name in ((-1, 3, "n"), (2, -1, "m")):
+        with pytest.raises(ValueError, match=f"{name} is -1; it must be at least 0"):
+            alibi_bias(np.ones(4), n, m)
+    q, k = np.zeros((2, 1, 2), dtype=np.int64), np.zeros((3, 1, 3), dtype=np.int64)
+    with pytest.raises(ValueError, match=r"do not broadcast: q_positions \(2, 1\), k_positions \(3, 1\)"):
+        alibi_bias(np.ones(4), 2, 3, q_positions=q, k_positions=k)
     with pytest.raises(TypeError, match="relative is a int; it must be an integer array"):
         relative_position_bucket(3)
     with pytest.raises(TypeError, match="relative has dtype float64; it must be an integer dtype"):

@@ -70,6 +70,14 @@ def test_nothing_present_is_zero_and_minus_infinity(library, x):
     np.testing.assert_array_equal(library.call(logsumexp, x), [-np.inf, -np.inf])
 
 
+@pytest.mark.clause("MERGE-UNION")
+def test_merge_keeps_leading_axes(library):
+    out, lse = floats_for(0, (2, 3, 4, 5)), floats_for(1, (2, 3, 4))
+    merged, level = library.call(merge, out, lse, out, lse)
+    close(merged, out)
+    close(level, lse + np.log(2))
+
+
 @given(seed=rng, axis=st.integers(-3, 2))
 @pytest.mark.clause("SOFTMAX-NORMAL", "LSE-NATURAL")
 def test_any_axis(library, seed, axis):
@@ -129,5 +137,10 @@ def test_errors_say_what_was_wrong():
         merge(x, np.zeros(2), x, np.zeros(3))
     with pytest.raises(ValueError, match="out_b has 2 columns, out_a has 3: both are Dv"):
         merge(x, np.zeros(2), x[:, :2], np.zeros(2))
+    three = np.zeros((2, 4, 3))
+    with pytest.raises(ValueError, match=r"lse_a has shape \(2, 3\), out_a has shape \(2, 4, 3\)"):
+        merge(three, np.zeros((2, 3)), three, np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="out_b has 2 columns, out_a has 3"):
+        merge(three, np.zeros((2, 4)), three[..., :2], np.zeros((2, 4)))
     with pytest.raises(ValueError, match="axis"):
         softmax(x, axis=2)

@@ -106,7 +106,13 @@ CASES = [
         clauses=["ATTN-ALIGN", "ATTN-EMPTY"],
         flags=["CausalAlignment", "EmptyRow"],
         comment="7 queries over 5 keys: the first two lie before every key.",
-        catches=["causal/top_left", "empty_row/nan", "empty_row/mean", "empty_row/lse_plus_infinity", "empty_row/lse_finite"],
+        catches=[
+            "causal/top_left",
+            "empty_row/nan",
+            "empty_row/mean",
+            "empty_row/lse_plus_infinity",
+            "empty_row/lse_finite",
+        ],
     ),
     Case(
         "attention.causal.0003",
@@ -129,7 +135,10 @@ CASES = [
     Case(
         "attention.window.0001",
         "attention",
-        {**needles(4, 8, [1, 1, 3, 7]), "mask": {"rule": "and", "of": [CAUSAL, {"rule": "window", "left": 3, "right": 0}]}},
+        {
+            **needles(4, 8, [1, 1, 3, 7]),
+            "mask": {"rule": "and", "of": [CAUSAL, {"rule": "window", "left": 3, "right": 0}]},
+        },
         clauses=["ATTN-MASK", "ATTN-ALIGN"],
         flags=["Window", "Needle"],
         comment="Queries at positions 4 to 7: at the left edge, just beyond it, at the edge again, and at themselves.",
@@ -162,7 +171,7 @@ CASES = [
         "attention",
         {
             **inputs("mask", b=2, h=3, n=4, m=5, d=7),
-            "mask": Tensor((2, 1, 4, 5), [int(c) for c in "11010" "00000" "01111" "10001" "11100" "10111" "00101" "01000"], "bool"),
+            "mask": Tensor((2, 1, 4, 5), [int(c) for c in "1101000000011111000111100101110010101000"], "bool"),
             "return_lse": True,
         },
         clauses=["ATTN-MASK", "ATTN-EMPTY", "ATTN-BROADCAST"],
@@ -260,7 +269,13 @@ CASES = [
         clauses=["ATTN-SOFTCAP", "ATTN-ORDER"],
         flags=["Softcap", "LargeLogits"],
         comment="Logits well beyond the cap; bias and mask come after it.",
-        catches=["softcap/after_mask", "softcap/after_bias", "softcap/ignored", "softcap/s_tanh_s", "softcap/before_scale"],
+        catches=[
+            "softcap/after_mask",
+            "softcap/after_bias",
+            "softcap/ignored",
+            "softcap/s_tanh_s",
+            "softcap/before_scale",
+        ],
     ),
     Case(
         "attention.softcap.0002",
@@ -438,7 +453,10 @@ CASES = [
     Case(
         "attention.refuse.0005",
         "attention",
-        {**one_head("refuse rate", 2, 3), "dropout": {"params": "Dropout", "fields": {"keep": bools("111", "111"), "rate": 1.0}}},
+        {
+            **one_head("refuse rate", 2, 3),
+            "dropout": {"params": "Dropout", "fields": {"keep": bools("111", "111"), "rate": 1.0}},
+        },
         clauses=["ATTN-REFUSE"],
         flags=["WrongInput"],
         comment="A dropout rate of 1.",

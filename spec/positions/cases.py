@@ -383,13 +383,13 @@ CASES = [
         "positions.yarn.0004",
         "positions.rope_frequencies",
         {
-            "rotary_dim": 16,
-            "base": 100.0,
+            "rotary_dim": 8,
+            "base": 10.0,
             "scaling": {"params": "positions.YaRN", "fields": {"factor": 4.0, "original_length": 512}},
         },
         clauses=["ROPE-YARN"],
         flags=["RotaryScaling"],
-        comment="A small base: the ramp ends beyond the last pair, at most at R - 1, so that no frequency is fully divided.",
+        comment="A small base: the ramp ends at R - 1, far beyond the last pair, and no frequency is fully divided.",
         catches=["yarn/high_end_of_pairs"],
     ),
     Case(

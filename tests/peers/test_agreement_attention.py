@@ -53,7 +53,8 @@ def test_grouped_queries(adapter, seed, sizes):
         q, k, v = qkv(seed, sizes, groups=groups)
         got = adapter.functions["grouped_query_attention"](q, k, v, **options)
         assert_agree(got, refattn.grouped_query_attention(q, k, v, **options), TOLERANCE[adapter.name])
-    got = adapter.functions["multi_query_attention"](q, k[:, 0], v[:, 0])
+    k, v = k[:, :1], v[:, :1]
+    got = adapter.functions["grouped_query_attention"](q, k, v)
     assert_agree(got, refattn.multi_query_attention(q, k[:, 0], v[:, 0]), TOLERANCE[adapter.name])
 
 
@@ -138,3 +139,14 @@ def test_torch_multi_head_attention(seed, sizes):
     one = params.unpack(h)
     heads = (refattn.split_heads(x @ w + b, h) for x, w, b in ((x_q, one.w_q, one.b_q), (x_kv, one.w_k, one.b_k)))
     assert_agree(weights.numpy(), refattn.attention_weights(*heads, allowed))
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize("shape", [(5, 1), (2, 3, 5, 1), (2, 1, 5, 1)])
+def test_onnx_masks_of_one_key_are_for_all_keys(name, shape):
+    for library in adapters.missing(name):
+        pytest.importorskip(library)
+    q, k, v = qkv(0, (2, 3, 5, 7, 4, 4))
+    bias = np.random.default_rng(0).normal(size=shape)
+    got = adapters.get(name).functions["attention"](q, k, v, bias=bias)
+    assert_agree(got, refattn.attention(q, k, v, bias=bias), TOLERANCE[name])

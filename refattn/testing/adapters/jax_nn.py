@@ -22,15 +22,14 @@ class Jax(Adapter):
         self.functions = {
             "attention": self.attention,
             "grouped_query_attention": partial(self.attention, grouped=True),
-            "multi_query_attention": self._multi_query,
             "softmax": partial(self._masked, jax.nn.softmax),
             "logsumexp": partial(self._masked, jax.nn.logsumexp),
             "gelu": self.gelu,
-            "relu": partial(_run, jax.nn.relu),
-            "silu": partial(_run, jax.nn.silu),
-            "sigmoid": partial(_run, jax.nn.sigmoid),
-            "softplus": partial(_run, jax.nn.softplus),
-            "tanh": partial(_run, jax.nn.tanh),
+            "relu": partial(self._elementwise, jax.nn.relu),
+            "silu": partial(self._elementwise, jax.nn.silu),
+            "sigmoid": partial(self._elementwise, jax.nn.sigmoid),
+            "softplus": partial(self._elementwise, jax.nn.softplus),
+            "tanh": partial(self._elementwise, jax.nn.tanh),
         }
 
     def dtypes(self, function):
@@ -80,14 +79,14 @@ class Jax(Adapter):
         out = x.restore(np.swapaxes(out, 1, 2))
         return (out, x.restore(np.swapaxes(lse[0], 1, 2))) if return_lse else out
 
-    def _multi_query(self, q, k, v, mask=None, **options):
-        return self.attention(q, k[..., None, :, :], v[..., None, :, :], mask, grouped=True, **options)
-
     def gelu(self, x, approximate=None):
         """gelu."""
         if approximate not in (None, "tanh"):
             raise Unsupported(f"jax.nn.gelu has no approximation {approximate!r}")
         return _run(jax.nn.gelu, x, approximate=approximate == "tanh")
+
+    def _elementwise(self, function, x):
+        return _run(function, x)
 
     def _masked(self, function, x, axis=-1, where=None):
         return _run(function, x, axis=axis, arrays={} if where is None else {"where": where})

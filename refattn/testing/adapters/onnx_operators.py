@@ -56,7 +56,6 @@ class OnnxAdapter(Adapter):
         self.functions = {
             "attention": self.attention,
             "grouped_query_attention": partial(self.attention, grouped=True),
-            "multi_query_attention": self._multi_query,
             "positions.rotate": self.rotate,
             "layer_norm": self.layer_norm,
             "rms_norm": self.rms_norm,
@@ -132,11 +131,11 @@ class OnnxAdapter(Adapter):
             attributes["scale"] = float(scale)
         if softcap is not None:
             attributes["softcap"] = float(softcap)
-        out = self._run("Attention", [x.q, x.k, x.v, x.term()], opset=self.attention_opset, **attributes)
+        term = x.term()
+        if term is not None and term.shape[-1] == 1:  # in ONNX a mask of one key is a short one, not one for all keys
+            term = np.broadcast_to(term, (*term.shape[:-1], k.shape[-2]))
+        out = self._run("Attention", [x.q, x.k, x.v, term], opset=self.attention_opset, **attributes)
         return x.restore(out[0])
-
-    def _multi_query(self, q, k, v, mask=None, **options):
-        return self.attention(q, k[..., None, :, :], v[..., None, :, :], mask, grouped=True, **options)
 
     def rotate(self, x, cos, sin, *, layout="interleaved", rotary_dim=None):
         """RotaryEmbedding with given tables."""

@@ -2,6 +2,7 @@
 
 import onnxruntime
 
+from refattn.testing.adapters import STEPWISE
 from refattn.testing.adapters.onnx_operators import OnnxAdapter
 
 _SILENT = 4  # fatal errors only: what it refuses is raised as an exception as well
@@ -22,9 +23,12 @@ class OnnxRuntime(OnnxAdapter):
         return tuple(d for d in known if d != "float64") if function in ("gelu", "softplus") else known
 
     def profile(self, function, dtype):
-        """Attention in float16 stores its scores in float16."""
-        eager = dtype == "float16" and function.endswith("attention")
-        return "float16/eager" if eager else super().profile(function, dtype)
+        """In float16, attention stores its scores in it, and the activations with a sigmoid compute in it."""
+        if dtype == "float16" and function.endswith("attention"):
+            return "float16/eager"
+        if dtype == "float16" and function in ("sigmoid", "silu", "quick_gelu"):
+            return STEPWISE
+        return super().profile(function, dtype)
 
     def environment(self):
         """The execution provider."""

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from refattn.testing.adapters import Adapter, Unsupported
+from refattn.testing.adapters import STEPWISE, Adapter, Unsupported
 from refattn.testing.adapters.translation import attention_call, trailing
 
 
@@ -20,7 +20,6 @@ class Torch(Adapter):
         self.functions = {
             "attention": self.attention,
             "grouped_query_attention": partial(self.attention, grouped=True),
-            "multi_query_attention": self._multi_query,
             "layer_norm": self.layer_norm,
             "rms_norm": self.rms_norm,
             "softmax": partial(self._reduced, torch.softmax),
@@ -36,6 +35,10 @@ class Torch(Adapter):
     def dtypes(self, function):
         """Those that NumPy has too."""
         return ("float32", "float64", "float16")
+
+    def profile(self, function, dtype):
+        """logsumexp of float16 is made of operations on float16."""
+        return STEPWISE if function == "logsumexp" and dtype == "float16" else dtype
 
     def environment(self):
         """The device and the kernels that are allowed."""
@@ -72,9 +75,6 @@ class Torch(Adapter):
                 enable_gqa=grouped,
             )
         return x.restore(out.numpy())
-
-    def _multi_query(self, q, k, v, mask=None, **options):
-        return self.attention(q, k[..., None, :, :], v[..., None, :, :], mask, grouped=True, **options)
 
     def layer_norm(self, x, gamma, beta=None, *, eps=1e-5, axis=-1):
         """layer_norm."""

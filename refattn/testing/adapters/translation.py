@@ -103,7 +103,7 @@ def attention_call(
 
 def trailing(axis, x) -> int:
     """The first of the axes that are normalised, for operators that normalise all axes from one on."""
-    axes = sorted(a % x.ndim for a in (axis if isinstance(axis, tuple | list) else (axis,)))
+    axes = [a % x.ndim for a in (axis if isinstance(axis, tuple | list) else (axis,))]
     if axes != list(range(axes[0], x.ndim)):
         raise Unsupported("only trailing axes can be normalised")
     return axes[0]

@@ -90,8 +90,8 @@ def _twice(x):
 
 def gamma(n, u):
     """γ_n = n·u / (1 - n·u): the relative error of n successive roundings. Source: Higham 2002, lemma 3.1."""
-    n = np.asarray(n, dtype=np.float64)
-    return n * u / (1.0 - n * u)
+    nu = np.asarray(n, dtype=np.float64) * u
+    return np.where(nu < 1.0, nu / np.maximum(1.0 - nu, 1e-300), np.inf)  # from 1 on nothing is left to rely on
 
 
 def rounded(value, error, fmt):

@@ -8,6 +8,7 @@ less accurate than the reference.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import erf
@@ -107,8 +108,13 @@ def _bound(name, profile, x):
         value = ACTIVATIONS[name](np.asarray(x, dtype=np.float64))
         finite = np.isfinite(value) & np.isfinite(x)
         safe = np.where(finite, x, 0.0)
-        error = rounded(ACTIVATIONS[name](safe), _ERRORS[name][0](profile, safe), profile.out)
+        error = rounded(ACTIVATIONS[name](safe), _ERRORS[name][0](_vector(profile), safe), profile.out)
         return {"out": Bound(value, np.where(finite, error, 0.0))}
+
+
+def _vector(profile):
+    """The profile off the matrix units, whose accumulators may be narrower than float32 (float8)."""
+    return replace(profile, u_acc=min(profile.u_acc, 2.0**-23))
 
 
 def _named(name):
@@ -146,7 +152,7 @@ def gated_feed_forward_bound(
         gate_error = rounded(gate, gate_error, profile.scores)
     hidden = gate * up
     error = np.abs(gate) * up_error + gate_error * (np.abs(up) + up_error)
-    error = error + profile.u_acc * (np.abs(hidden) + error) + profile.eta_acc
+    error = error + _vector(profile).u_acc * (np.abs(hidden) + error) + profile.eta_acc
     hidden, error = _stored(profile, hidden, error)
     return _last(profile, hidden, error, params)
 
@@ -168,6 +174,7 @@ def _activated(profile, activation, z, error):
     if name not in _ERRORS or (callable(activation) and ACTIVATIONS[name] is not activation):
         raise NotImplementedError(f"no error bound has been derived for the activation {activation!r}")
     own, slope = _ERRORS[name]
+    profile = _vector(profile)
     passed = error * (2 * feedforward.relu(z) + error) if slope is None else error * slope
     return ACTIVATIONS[name](z), passed + np.maximum.reduce([own(profile, z + d) for d in (-error, 0.0, error)])
 

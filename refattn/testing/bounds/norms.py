@@ -7,6 +7,8 @@ are outside of this bound where the offset is large beside the spread, and right
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from refattn.norms import layer_norm, rms_norm
@@ -18,6 +20,7 @@ from refattn.testing.profiles import Profile
 @bound_of("layer_norm")
 def layer_norm_bound(profile: Profile, x, gamma, beta=None, *, eps=1e-5, axis=-1) -> dict[str, Bound]:
     """The mean's error, the variance's, the root and the division, the gain and the offset."""
+    profile = _vector(profile)
     axes, n = _over(axis, x)
     u = profile.u_acc
     centred = x - _mean(x, axes, n)
@@ -34,6 +37,7 @@ def layer_norm_bound(profile: Profile, x, gamma, beta=None, *, eps=1e-5, axis=-1
 @bound_of("rms_norm")
 def rms_norm_bound(profile: Profile, x, gamma, *, eps=1e-6, axis=-1, unit_offset=False) -> dict[str, Bound]:
     """Every error is relative: that of the mean square, the root, the division and the gain."""
+    profile = _vector(profile)
     axes, n = _over(axis, x)
     square = _mean(x * x, axes, n)
     normal = rms_norm(x, None, eps=eps, axis=axis)
@@ -43,6 +47,11 @@ def rms_norm_bound(profile: Profile, x, gamma, *, eps=1e-6, axis=-1, unit_offset
     if gain is not None and unit_offset:
         gain = 1.0 + gain
     return _affine(profile, value, normal, np.abs(normal) * factor + profile.eta_acc, gain, None)
+
+
+def _vector(profile):
+    """The profile off the matrix units, whose accumulators may be narrower than float32 (float8)."""
+    return replace(profile, u_acc=min(profile.u_acc, 2.0**-23))
 
 
 def _over(axis, x):

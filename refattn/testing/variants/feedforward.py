@@ -94,7 +94,7 @@ def gelu_cube_without_x(x, approximate=None):
     return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * x + 0.044715 * x**3))
 
 
-@variant("activation/infinity_times_zero", "ACT-RANGE", "gelu", seen=["torch.nn.functional.gelu"])
+@variant("activation/infinity_times_zero", "ACT-RANGE", "gelu", seen=["torch.nn.functional.gelu", "jax.nn.gelu"])
 @_quietly
 def gelu_infinity_times_zero(x, approximate=None):
     """-infinity times a weight of 0 is NaN."""

@@ -1,0 +1,1 @@
+"""What docs/build.py is made of: one module for maths, text, code, docstrings, pictures, pages and checks."""

@@ -1,0 +1,123 @@
+"""A numpydoc docstring as HTML: compact, with its formula rendered and its clauses linked."""
+
+import inspect
+import re
+from html import escape
+from textwrap import dedent
+
+from . import mathml
+from .code import highlight
+from .text import paragraphs
+
+_SECTION = re.compile(r"^(\S[^\n]*)\n(-{3,})\n", re.M)
+_ENTRIES = ("Parameters", "Returns", "Raises", "Attributes", "See Also", "Yields", "Other Parameters")
+
+
+def sections(doc):
+    """[(heading, text)]; what comes before the first heading has the heading ''."""
+    parts = _SECTION.split(doc)
+    found = [("", parts[0])]
+    for heading, _, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        found.append((heading.strip(), text))
+    return found
+
+
+def is_documented(thing):
+    """Whether a docstring is meant for readers of the site: it has sections, or names its clauses."""
+    doc = thing.__doc__ or ""
+    return "Clauses:" in doc or len(sections(inspect.cleandoc(doc))) > 1
+
+
+def render(thing, page):
+    """The docstring of a function or class as one block of HTML."""
+    doc = inspect.getdoc(thing) or ""
+    out = []
+    for heading, text in sections(doc):
+        if heading == "":
+            out.append(_prose(text, page, lead=True))
+        elif heading in _ENTRIES:
+            out.append(f'<p class="doc-heading">{heading}</p>\n{_entries(text, page)}')
+        elif heading == "Examples":
+            out.append(
+                f'<p class="doc-heading">Example</p>\n{highlight(dedent(text).strip() + chr(10), page, console=True)}'
+            )
+        else:
+            out.append(f'<p class="doc-heading">{heading}</p>\n{_prose(text, page)}')
+    return "\n".join(part for part in out if part)
+
+
+def _prose(text, page, lead=False):
+    out = []
+    for k, (formula, paragraph) in enumerate(_blocks(text)):
+        if formula:
+            out.append(mathml.display(formula))
+        else:
+            css = ' class="doc-lead"' if lead and k == 0 else ""
+            out.append(f"<p{css}>{page.plain(paragraph)}</p>")
+    return "\n".join(out)
+
+
+def _blocks(text):
+    """(formula, '') or ('', paragraph), in order; a formula is a `.. math::` directive."""
+    lines, formula = text.strip("\n").split("\n"), []
+    prose = []
+    for line in [*lines, ""]:
+        if formula and (line.startswith("    ") or not line.strip()):
+            formula.append(line.strip())
+            continue
+        if formula:
+            yield " ".join(formula).strip(), ""
+            formula = []
+        if line.startswith(".. math::"):
+            yield from (("", p) for p in paragraphs("\n".join(prose)))
+            prose = []
+            formula = [line.removeprefix(".. math::").strip() or " "]
+        else:
+            prose.append(line)
+    if formula:
+        yield " ".join(formula).strip(), ""
+    yield from (("", p) for p in paragraphs("\n".join(prose)))
+
+
+def _entries(text, page):
+    """A list of `name : type` with indented descriptions; a paragraph that is not indented ends it."""
+    out, opened = [], False
+    for entry in re.split(r"\n(?=\S)", dedent(text).strip()):
+        head, _, body = entry.partition("\n")
+        name, colon, kind = head.partition(" : ")
+        if colon:
+            names = ", ".join(f"<code>{escape(part.strip())}</code>" for part in name.split(","))
+            head_html = f'{names} <span class="kind">{page.plain(kind)}</span>'
+        elif re.fullmatch(r"[\w*]+(, ?[\w*]+)*", head):
+            head_html = ", ".join(f"<code>{escape(part.strip())}</code>" for part in head.split(","))
+        else:
+            head_html = f'<span class="kind">{page.plain(head)}</span>'
+        if not opened:
+            out.append('<dl class="doc">')
+            opened = True
+        out.append(f"<dt>{head_html}</dt>")
+        if body.strip():
+            out.append(f"<dd>{page.plain(' '.join(paragraphs(dedent(body))))}</dd>")
+    return "\n".join([*out, "</dl>"]) if opened else ""
+
+
+def signature(name, thing):
+    """`name(arguments)` as one would write it, on one line or one argument a line."""
+    try:
+        shown = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return name
+    parameters = []
+    for parameter in shown.parameters.values():
+        parameters.append(str(parameter.replace(annotation=inspect.Parameter.empty)))
+    kinds = [p.kind for p in shown.parameters.values()]
+    for kind, mark in ((inspect.Parameter.KEYWORD_ONLY, "*"),):
+        if kind in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            parameters.insert(kinds.index(kind), mark)
+    if inspect.Parameter.POSITIONAL_ONLY in kinds:
+        last = max(k for k, kind in enumerate(kinds) if kind is inspect.Parameter.POSITIONAL_ONLY)
+        parameters.insert(last + 1, "/")
+    line = f"{name}({', '.join(parameters)})"
+    if len(line) <= 100:
+        return line
+    return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + ")"

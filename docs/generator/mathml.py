@@ -1,0 +1,31 @@
+"""LaTeX to MathML when the site is built: the browser needs no script and no service for a formula."""
+
+import re
+from html import unescape
+
+from math_core import LatexError, LatexToMathML
+
+_CONVERTER = LatexToMathML(annotation=False)
+_TEXT = re.compile(r">([^<]+)<")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def display(tex):
+    """A formula on its own, as a block of HTML."""
+    return f'<div class="formula">{_convert(tex, displaystyle=True)}</div>'
+
+
+def inline(tex):
+    """A formula in running text. Its punctuation is written as entities, which Markdown leaves alone."""
+    return _TEXT.sub(lambda found: f">{_entities(found[1])}<", _convert(tex, displaystyle=False))
+
+
+def _convert(tex, displaystyle):
+    try:
+        return _CONVERTER.convert_with_local_state(" ".join(tex.split()), displaystyle=displaystyle)
+    except LatexError as error:
+        raise ValueError(f"a formula cannot be rendered:{_COLOR.sub('', str(error))}") from None
+
+
+def _entities(text):
+    return "".join(f"&#{ord(c)};" if c.isascii() and not c.isalnum() and c != " " else c for c in unescape(text))

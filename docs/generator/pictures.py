@@ -1,0 +1,102 @@
+"""Mask rules drawn as SVG that takes its colours from the page."""
+
+import inspect
+import re
+from html import escape
+
+from refattn import masks
+
+# Rule -> an example worth seeing and its numbers of queries and keys. A rule that is not listed is drawn with the
+# example of its docstring.
+EXAMPLES = {
+    "everything": ("everything()", 16, 16),
+    "causal": ("causal()", 16, 16),
+    "window": ("window(3, 1)", 16, 16),
+    "dilated": ("dilated(3, 3, 2)", 16, 16),
+    "block": ("block(4)", 16, 16),
+    "neighbours": ("neighbours(3, before=1, after=1)", 16, 16),
+    "chunked": ("chunked(5)", 16, 16),
+    "strided": ("strided(4)", 16, 16),
+    "fixed": ("fixed(4)", 16, 16),
+    "global_tokens": ("global_tokens([0, 9])", 16, 16),
+    "prefix": ("prefix(6)", 16, 16),
+    "padding": ("padding(11, starts=2)", 16, 16),
+    "documents": ("documents([0] * 5 + [1] * 7 + [2] * 4)", 16, 16),
+    "tree": ("tree([-1, 0, 0, 1, 1, 2, 2, 3], prefix=8)", 16, 16),
+}
+COMBINATIONS = [
+    ("causal() & window(3, 0)", 16, 16, "A sliding window of four tokens: rules combine with &, | and ~."),
+    ("causal() & window(3, 0) | global_tokens([0])", 16, 16, "The same, and position 0 sees and is seen by all."),
+    ("causal()", 5, 16, "Five queries over sixteen keys, as in a step with a cache: the queries are the last five."),
+    ("causal()", 16, 9, "More queries than keys: the first seven may attend to nothing."),
+]
+
+
+def rules():
+    """The functions of refattn.masks that build a rule and are documented as such."""
+    return [
+        name
+        for name, function in vars(masks).items()
+        if inspect.isfunction(function)
+        and function.__module__ == masks.__name__
+        and not name.startswith("_")
+        and "Clauses:" in (function.__doc__ or "")
+    ]
+
+
+def example(name):
+    """(expression, n, m) for a rule."""
+    if name in EXAMPLES:
+        return EXAMPLES[name]
+    found = re.search(r">>> ?\(?(.+?)\)?\.dense\((\d+), (\d+)\)", getattr(masks, name).__doc__ or "")
+    if not found:
+        raise LookupError(
+            f"refattn.masks.{name} has no picture: its docstring needs an example '>>> {name}(...).dense(n, m)'"
+        )
+    return found[1], int(found[2]), int(found[3])
+
+
+def draw(expression, n, m):
+    """A mask as SVG: queries are rows, keys are columns, a filled cell is a pair that the mask admits."""
+    mask = eval(expression, {"__builtins__": {}}, {name: getattr(masks, name) for name in rules()})
+    dense = mask.dense(n, m)
+    while dense.ndim > 2:
+        dense = dense[0]
+    cell, left, top = 10, 14, 14
+    width, height = left + m * cell + 2, top + n * cell + 2
+    label = f"{expression}: {n} queries as rows, {m} keys as columns; {int(dense.sum())} of {n * m} pairs are admitted"
+    out = [
+        f'<svg class="mask" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}">',
+        f'<text x="{left}" y="9">keys</text>',
+        f'<text x="9" y="{top}" transform="rotate(-90 9 {top})" text-anchor="end">queries</text>',
+        f'<rect class="field" x="{left}" y="{top}" width="{m * cell}" height="{n * cell}"/>',
+    ]
+    for i, row in enumerate(dense):
+        j = 0
+        while j < m:
+            if row[j]:
+                run = j
+                while run < m and row[run]:
+                    run += 1
+                out.append(
+                    f'<rect class="on" x="{left + j * cell}" y="{top + i * cell}" width="{(run - j) * cell}" height="{cell}"/>'
+                )
+                j = run
+            j += 1
+    lines = "".join(f"M{left} {top + i * cell}h{m * cell}" for i in range(n + 1))
+    lines += "".join(f"M{left + j * cell} {top}v{n * cell}" for j in range(m + 1))
+    return "".join([*out, f'<path class="grid" d="{lines}"/></svg>'])
+
+
+def gallery(page):
+    """A figure for every rule, and for some combinations."""
+    out = ['<div class="gallery">']
+    for name in rules():
+        expression, n, m = example(name)
+        summary = inspect.getdoc(getattr(masks, name)).partition("\n")[0].partition(" Clauses:")[0]
+        place = page.link((page.path, f"refattn.masks.{name}"), f"<code>{escape(expression)}</code>")
+        out.append(f"<figure>{draw(expression, n, m)}<figcaption>{place} {page.plain(summary)}</figcaption></figure>")
+    for expression, n, m, text in COMBINATIONS:
+        caption = f"<code>{escape(expression)}</code> {escape(text)}"
+        out.append(f"<figure>{draw(expression, n, m)}<figcaption>{caption}</figcaption></figure>")
+    return "\n".join([*out, "</div>"])
