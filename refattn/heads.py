@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from refattn import backend
-from refattn.attention import check_shapes, checked_dropout, attention
+from refattn.attention import attention, check_shapes, checked_dropout
 from refattn.masks import visible
 from refattn.norms import rms_norm
 from refattn.positions import rope as rotate_positions

@@ -88,7 +88,7 @@ class Library:
             return self.xp.asnumpy(x)
         return np.asarray(self.xp.asarray(x, device=self.xp.Device("CPU_DEVICE")))
 
-    def call(self, function, *args, **kwargs):
+    def call(self, function, /, *args, **kwargs):
         """The function on this library's arrays: NumPy in, NumPy out, inputs checked to be untouched."""
         args = [self.array(x) for x in args]
         kwargs = {name: self.array(x) for name, x in kwargs.items()}

@@ -99,6 +99,9 @@ def test_tensor2tensor_ends_at_the_base_exactly(library):
     table = library.call(sinusoidal, np.array([10000.0]), 7, layout="tensor2tensor")[0]
     angles = [10000.0, 100.0, 1.0]
     close(table, [*np.sin(angles), *np.cos(angles), 0.0])
+    table = library.call(sinusoidal, np.array([[100.0], [7.0]]), 4, layout="tensor2tensor")
+    close(table[0, 0], [math.sin(100), math.sin(0.01), math.cos(100), math.cos(0.01)])
+    assert table.shape == (2, 1, 4)
 
 
 @pytest.mark.clause("SINUSOIDAL-TABLE")
@@ -744,6 +747,8 @@ def test_errors_of_rotations():
         rope(x, np.arange(5), rotary_dim=7)
     with pytest.raises(ValueError, match="rotary_dim is 10"):
         rope(x, np.arange(5), rotary_dim=10)
+    with pytest.raises(ValueError, match="rotary_dim is -2; it must be at least 0"):
+        rotate(x, np.zeros((5, 4)), np.zeros((5, 4)), rotary_dim=-2)
     with pytest.raises(ValueError, match="rotary_dim is 5"):
         rope(np.zeros((5, 5)), np.arange(5))
     with pytest.raises(ValueError, match="rotary_dim is 5; it must be even"):
@@ -758,7 +763,7 @@ def test_errors_of_rotations():
         rope_frequencies(8, base=1.0, scaling=YaRN(2.0, 1024))
     with pytest.raises(ValueError, match="leave no ramp"):  # 1.5 is above 1, but too small for any
         rope_frequencies(8, base=1.5, scaling=YaRN(2.0, 1024))
-    with pytest.raises(ValueError, match="base is 0.0; it must be positive"):
+    with pytest.raises(ValueError, match=r"base is 0.0; it must be positive"):
         rope_frequencies(8, base=0.0)
     with pytest.raises(ValueError, match="rotary_dim is -2; it must be at least 0"):
         rope_frequencies(-2)

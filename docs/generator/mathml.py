@@ -16,8 +16,12 @@ def display(tex):
 
 
 def inline(tex):
-    """A formula in running text. Its punctuation is written as entities, which Markdown leaves alone."""
-    return _TEXT.sub(lambda found: f">{_entities(found[1])}<", _convert(tex, displaystyle=False))
+    """A formula in running text.
+
+    Markdown would take <math> at the start of a line for a block, hence the span, and punctuation for its own marks,
+    hence the entities.
+    """
+    return f"<span>{_TEXT.sub(lambda found: f'>{_entities(found[1])}<', _convert(tex, displaystyle=False))}</span>"
 
 
 def _convert(tex, displaystyle):

@@ -271,8 +271,12 @@ def _facts(m, page):
         f'<a href="#variants">{_count(len(m.variants), "variant")}</a>',
         _count(len(tests), "property test"),
     ]
-    shown = ", ".join(page.function(name) for name, place in m.functions.items() if place)
-    return f'<p class="facts">{" · ".join(facts)}<br>Functions: {shown}</p>'
+    return f'<p class="facts">{" · ".join(facts)}<br>{", ".join(offered(m, page))}</p>'
+
+
+def offered(m, page):
+    """What a mechanism offers, as links to its reference."""
+    return [page.link((m.path, name), f"<code>{name.removeprefix('refattn.')}</code>") for name, _ in m.api]
 
 
 def _index(m, page):

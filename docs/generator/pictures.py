@@ -94,9 +94,10 @@ def gallery(page):
     for name in rules():
         expression, n, m = example(name)
         summary = inspect.getdoc(getattr(masks, name)).partition("\n")[0].partition(" Clauses:")[0]
-        place = page.link((page.path, f"refattn.masks.{name}"), f"<code>{escape(expression)}</code>")
+        place = page.link((page.path, f"refattn.masks.{name}"), f'<code class="rule">{escape(expression)}</code>')
         out.append(f"<figure>{draw(expression, n, m)}<figcaption>{place} {page.plain(summary)}</figcaption></figure>")
+    out += ["</div>", "<h3>Combinations and alignment</h3>", '<div class="gallery">']
     for expression, n, m, text in COMBINATIONS:
-        caption = f"<code>{escape(expression)}</code> {escape(text)}"
+        caption = f'<code class="rule">{escape(expression)}</code> {escape(text)}'
         out.append(f"<figure>{draw(expression, n, m)}<figcaption>{caption}</figcaption></figure>")
     return "\n".join([*out, "</div>"])

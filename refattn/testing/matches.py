@@ -242,12 +242,12 @@ def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
         verdict = "outside"
     else:
         verdict = "within statistical" if worst["statistical"] <= 1 else "within hard"
-    details = {}
+    details: dict[str, Any] = dict(worst)
     if want.size:
-        details = {"worst": tuple(map(int, at)), "got": got[at], "want": want[at], "error_bound": float(limit[at])}
+        details |= {"worst": tuple(map(int, at)), "got": got[at], "want": want[at], "error_bound": float(limit[at])}
         if np.isfinite(want[at]) and np.isfinite(got[at]):
             details["ulps"] = float(abs(got[at] - want[at]) / ulp(want[at], chosen.out))
-    return Comparison(**basis, verdict=verdict, tier=judge, outside=outside, **worst, **details)
+    return Comparison(**basis, verdict=verdict, tier=judge, outside=outside, **details)
 
 
 def _same(got, want):

@@ -75,13 +75,6 @@ def evaluate(
     return (out, lse) if return_lse else out
 
 
-def _changed(**changes):
-    def call(*args, **kwargs):
-        return evaluate(*args, **kwargs, **changes)
-
-    return call
-
-
 def _needs(value, *others):
     if value is None or any(other is None for other in others):
         raise NotApplicable
@@ -502,7 +495,15 @@ def softcap_zero_divides(q, k, v, mask=None, *, softcap=None, **options):
 def bias_scaled(q, k, v, mask=None, *, bias=None, **options):
     """The bias is multiplied by the scale."""
     _needs(bias)
-    return evaluate(q, k, v, mask, bias=bias, add_bias=lambda s, b, scale: s + scale * b, **options)
+    return evaluate(
+        q,
+        k,
+        v,
+        mask,
+        bias=bias,
+        add_bias=lambda s, b, scale: np.where(np.isneginf(b), -np.inf, s + scale * b),
+        **options,
+    )
 
 
 @variant("bias/ignored", "ATTN-BIAS", "attention")

@@ -51,16 +51,21 @@ def holds(mask: Mask, *names) -> bool:
     return mask.name in names or any(holds(part, *names) for part in mask.parts)
 
 
+def evaluated(mask: Mask, n, m, **options):
+    """The dense form of a changed mask; NotApplicable where it needs data for positions that have none."""
+    try:
+        return mask.dense(n, m, **options)
+    except ValueError:
+        raise NotApplicable from None
+
+
 def change_of(name, clause, seen=(), advice=""):
     """Register a change of masks as a variant of `Mask.dense`; the change itself stays a plain function of a mask."""
 
     def register(change):
         @functools.wraps(change)
         def call(self, n, m, **options):
-            try:
-                return change(self).dense(n, m, **options)
-            except ValueError:  # the change asks a rule about positions that its data do not cover
-                raise NotApplicable from None
+            return evaluated(change(self), n, m, **options)
 
         variant(name, clause, "Mask.dense", seen=seen, advice=advice)(call)
         return change
@@ -105,7 +110,7 @@ def top_left(mask, name, n, m, q_positions):
 )  # fmt: skip
 def causal_top_left(self, n, m, *, q_positions=None, **options):
     """Query i sits at position i: causality starts at the top left, although queries are the last N of M."""
-    return top_left(self, "causal", n, m, q_positions).dense(n, m, **options)
+    return evaluated(top_left(self, "causal", n, m, q_positions), n, m, **options)
 
 
 @variant(
@@ -117,13 +122,13 @@ def causal_top_left(self, n, m, *, q_positions=None, **options):
 )
 def window_top_left(self, n, m, *, q_positions=None, **options):
     """Query i sits at position i: the window starts at the top left, although queries are the last N of M."""
-    return top_left(self, "window", n, m, q_positions).dense(n, m, **options)
+    return evaluated(top_left(self, "window", n, m, q_positions), n, m, **options)
 
 
 @variant("documents/top_left", "MASK-ALIGN", "Mask.dense")
 def documents_top_left(self, n, m, *, q_positions=None, **options):
     """The documents of the queries are read from the start of the pack, although queries are the last N of M."""
-    return top_left(self, "documents", n, m, q_positions).dense(n, m, **options)
+    return evaluated(top_left(self, "documents", n, m, q_positions), n, m, **options)
 
 
 @variant("positions/ignored", "MASK-ALIGN", "Mask.dense", seen=["Lightning-AI/litgpt#2182"])
@@ -131,7 +136,7 @@ def positions_ignored(self, n, m, *, q_positions=None, k_positions=None, like=No
     """Positions that were given are ignored: keys count from 0, queries are the last."""
     if q_positions is None and k_positions is None:
         raise NotApplicable
-    return self.dense(n, m, like=like)
+    return evaluated(self, n, m, like=like)
 
 
 @change_of("positions/int32", "MASK-POSITIONS")
@@ -224,7 +229,7 @@ def prefix_escapes_window(mask):
 )
 def empty_row_unmasked(self, n, m, **options):
     """A query that may attend to nothing is let attend to everything, to keep NaN out of a softmax."""
-    dense = self.dense(n, m, **options)
+    dense = evaluated(self, n, m, **options)
     return dense | ~dense.any(axis=-1, keepdims=True)
 
 
@@ -408,7 +413,7 @@ def neighbours_circular(self, n, m, **options):
 
         return Mask(rule)
 
-    return replaced(self, "neighbours", circle).dense(n, m, **options)
+    return evaluated(replaced(self, "neighbours", circle), n, m, **options)
 
 
 @change_of("neighbours/after_ignored", "MASK-NEIGHBOURS")
@@ -490,7 +495,7 @@ _OWN_AXES = {"lengths": 0, "starts": 0, "tokens": 1, "ids": 1, "k_ids": 1, "pare
 
 def _with_data(mask, change):
     """The mask in which data with leading axes are changed by change(array, number of own axes)."""
-    found = []
+    found: list[str] = []
 
     def leaf(rule):
         given = {}
