@@ -73,17 +73,21 @@ class Source:
         return self.methods[name] if "." in name else self.nodes[name]
 
     def uses(self, name):
-        """The names of this file that the code under a name refers to."""
-        used = set()
+        """The names that the code under a name refers to, without those that it binds itself."""
+        used, bound = set(), set()
         for node in ast.walk(self.node(name)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                used.add(node.id)
+            if isinstance(node, ast.Name):
+                (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+            elif isinstance(node, ast.arg):
+                bound.add(node.arg)
+            elif isinstance(node, ast.FunctionDef):
+                bound.add(node.name)
             elif "." in name and isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
                 used.add(f"{name.partition('.')[0]}.{node.attr}")
-        return used
+        return used - bound
 
     def text(self, name):
-        """The code under a name, with its decorators, dedented and without long docstrings and NumPy's boiler-plate."""
+        """The code under a name with its decorators: dedented, without long docstrings, the signature on one line."""
         node = self.node(name)
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         dropped = set()
@@ -96,7 +100,12 @@ class Source:
                         dropped.add(doc.end_lineno + 1)
         kept = [self.lines[n - 1] for n in range(first, node.end_lineno + 1) if n not in dropped]
         indentation = _indentation(kept[0])
-        return "\n".join(line[indentation:] for line in kept)
+        text = "\n".join(line[indentation:] for line in kept)
+        if isinstance(node, ast.FunctionDef):
+            returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+            head = f"def {node.name}({ast.unparse(node.args)}){returns}:"
+            text = re.sub(rf"^def {node.name}\(\n.*?^\)[^\n]*:", lambda _: head, text, count=1, flags=re.M | re.S)
+        return text
 
     def touches_arrays(self, name):
         """Whether the code under a name is more than checks of arguments: constants, and whatever has the array library."""

@@ -102,7 +102,7 @@ def _entries(text, page):
 
 
 def signature(name, thing):
-    """`name(arguments)` as one would write it, on one line or one argument a line."""
+    """`name(arguments)` as one would write it."""
     try:
         shown = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -111,13 +111,9 @@ def signature(name, thing):
     for parameter in shown.parameters.values():
         parameters.append(str(parameter.replace(annotation=inspect.Parameter.empty)))
     kinds = [p.kind for p in shown.parameters.values()]
-    for kind, mark in ((inspect.Parameter.KEYWORD_ONLY, "*"),):
-        if kind in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
-            parameters.insert(kinds.index(kind), mark)
+    if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
     if inspect.Parameter.POSITIONAL_ONLY in kinds:
         last = max(k for k, kind in enumerate(kinds) if kind is inspect.Parameter.POSITIONAL_ONLY)
         parameters.insert(last + 1, "/")
-    line = f"{name}({', '.join(parameters)})"
-    if len(line) <= 100:
-        return line
-    return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + ")"
+    return f"{name}({', '.join(parameters)})"

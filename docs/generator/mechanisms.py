@@ -149,7 +149,15 @@ def _public(m):
                 continue
             if _owns(m.name, dotted) or inspect.unwrap(thing) in own:
                 found[_written(name, thing)] = thing
-    return sorted(found.items(), key=lambda item: (m.modules.index(item[1].__module__), _line(item[1])))
+    defined = [f"{place[0]}.{place[1].partition('.')[0]}" for place in m.functions.values() if place]
+
+    def order(item):  # what the definition defines first, in its order
+        _, thing = item
+        place = f"{thing.__module__}.{thing.__qualname__}"
+        first = defined.index(place) if place in defined else len(defined)
+        return first, m.modules.index(thing.__module__), _line(thing)
+
+    return sorted(found.items(), key=order)
 
 
 def _line(thing):
@@ -408,12 +416,15 @@ def _entry(m, name, thing, page):
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
+_TAG = re.compile(r"<[^>]+>.*?</[^>]+>")
+
+
 def table(headings, rows):
     """An HTML table; a row is (id, cells). On narrow screens each cell stands under its heading."""
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     out = [f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>']
     for anchor, cells in rows:
-        inside = "".join(f'<td data-label="{escape(h)}">{c}</td>' for h, c in zip(headings, cells, strict=True))
+        inside = "".join(f'<td data-label="{escape(_TAG.sub("", h))}">{c}</td>' for h, c in zip(headings, cells, strict=True))
         out.append(f'<tr id="{escape(anchor)}">{inside}</tr>' if anchor else f"<tr>{inside}</tr>")
     return "\n".join([*out, "</tbody></table></div>"])
 
@@ -440,9 +451,10 @@ def _cases(m, page):
         )
         arguments = "".join(f"<li><code>{name}</code> {shown(value)}</li>" for name, value in case.arguments.items())
         second = f'{page.function(case.function)}<ul class="arguments">{arguments}</ul>'
-        pins = " ".join(page.clause(clause) for clause in case.clauses)
+        pins = "<br>".join(page.clause(clause) for clause in case.clauses)
         rows.append((case.id, [first, second, pins, _catches(case, page)]))
-    return table(["Case", "Call", "Pins", "Catches, at how many bounds"], rows)
+    bounds = '<span class="distance"><span class="f32">float32</span> <span class="bf16">bfloat16</span></span>'
+    return table(["Case", "Call", "Pins", f"Catches, at how many bounds of {bounds}"], rows)
 
 
 def _catches(case, page):

@@ -37,6 +37,7 @@ def calls(seed, sizes):
     """Name -> options of attention that every implementation must agree upon; positions count from 0, as theirs do."""
     b, h, n, m, _, _ = sizes
     rng = np.random.default_rng(seed)
+    reach = max(n - m, 0) + 1  # no query is left without a key
     at_top_left = {"q_positions": np.arange(n), "k_positions": np.arange(m)}
     return {
         "plain": {},
@@ -46,8 +47,10 @@ def calls(seed, sizes):
             "mask": masks.causal() | masks.global_tokens([0]),
             "q_positions": np.arange(m - n, m) % m,
         },
-        "window": {"mask": masks.window(2, 1) | masks.global_tokens([0]), **at_top_left},
-        "window of keys before": {"mask": masks.causal() & masks.window(max(n, m), 0), **at_top_left},
+        "window or global": {"mask": masks.window(2, 1) | masks.global_tokens([0]), **at_top_left},
+        "window and causal": {"mask": masks.causal() & masks.window(reach, 0), **at_top_left},
+        "window alone": {"mask": masks.window(reach, 1), **at_top_left},
+        "window without end": {"mask": masks.window(reach, None), **at_top_left},
         "mask": {"mask": holes(seed, n, m)},
         "mask of batch": {"mask": holes(seed, b, 1, n, m)},
         "mask of heads": {"mask": holes(seed, h, n, m)},

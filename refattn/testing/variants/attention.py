@@ -486,6 +486,19 @@ def softcap_zero_divides(q, k, v, mask=None, *, softcap=None, **options):
 
 
 @variant(
+    "bias/infinity_adds",
+    "ATTN-BIAS",
+    "attention",
+    seen=["torch scaled_dot_product_attention", "jax.nn.dot_product_attention"],
+)
+def bias_infinity_adds(q, k, v, mask=None, *, bias=None, **options):
+    """A bias of -infinity is added, so that NaN in the key it excludes leaks, and 0 times NaN in its value."""
+    if bias is None or not np.isneginf(bias).any():
+        raise NotApplicable
+    return evaluate(q, k, v, mask, bias=bias, add_bias=lambda s, b, scale: s + b, weigh=lambda w, x: w @ x, **options)
+
+
+@variant(
     "bias/scaled",
     "ATTN-BIAS",
     "attention",
@@ -511,19 +524,6 @@ def bias_ignored(q, k, v, mask=None, *, bias=None, **options):
     """The bias is not added."""
     _needs(bias)
     return evaluate(q, k, v, mask, **options)
-
-
-@variant(
-    "bias/infinity_adds",
-    "ATTN-BIAS",
-    "attention",
-    seen=["torch scaled_dot_product_attention", "jax.nn.dot_product_attention"],
-)
-def bias_infinity_adds(q, k, v, mask=None, *, bias=None, **options):
-    """A bias of -infinity is added, so that NaN in the key it excludes leaks, and 0 times NaN in its value."""
-    if bias is None or not np.isneginf(bias).any():
-        raise NotApplicable
-    return evaluate(q, k, v, mask, bias=bias, add_bias=lambda s, b, scale: s + b, weigh=lambda w, x: w @ x, **options)
 
 
 # --- sinks ----------------------------------------------------------------------------------------------------------
