@@ -414,13 +414,15 @@ def test_far_from_zero(library, mask, shift):
 
 
 @pytest.mark.clause("MASK-POSITIONS", "MASK-WINDOW", "MASK-DILATED")
-def test_reaches_beyond_every_integer_are_no_bound():
-    for mask in (masks.window(2**70, 2**63), masks.dilated(2**40, 2**40, 2**40) | masks.window(2**64, 2**64)):
-        assert mask.dense(3, 4, q_positions=[2**60, 0, -(2**60)]).all()
-    far = [2**40, -(2**40)]
-    assert rows(masks.prefix(2**40 + 1), 2, 2, q_positions=[0, 1], k_positions=far) == [[0, 1], [0, 1]]
-    assert rows(masks.padding(1, 2**40), 1, 2, k_positions=far) == [[0]]
-    assert rows(masks.global_tokens([2**40]), 1, 2, k_positions=far) == [[0]]
+def test_reaches_beyond_every_integer_are_no_bound(library):
+    far = np.array([2**60, 0, -(2**60)])
+    for mask in (masks.window(2**70, 2**63), masks.dilated(None, 2**62, 2) | masks.dilated(2**62, 2**62, 4)):
+        assert dense(library, mask, 3, 1, q_positions=far).all()
+    far = np.array([2**40, -(2**40)])
+    keys = lambda mask: dense(library, mask, 1, 2, k_positions=far).tolist()  # noqa: E731
+    assert keys(masks.prefix(2**40 + 1)) == [[True, True]]
+    assert keys(masks.padding(1, 2**40)) == [[True, False]]
+    assert keys(masks.global_tokens([2**40])) == [[True, False]]
 
 
 @pytest.mark.clause("MASK-CAUSAL", "MASK-TILES")
@@ -493,15 +495,28 @@ def test_the_result_can_be_written_to():
 
 
 @pytest.mark.clause("MASK-POSITIONS", "MASK-DATA")
-def test_positions_with_leading_axes(library):
-    q = np.array([[[4, 5]], [[0, 1]]])  # (B, 1, N)
-    k = np.array([[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])  # (H, M)
-    found = dense(library, masks.causal() & masks.padding(np.array([[6], [1]])), 2, 6, q_positions=q, k_positions=k)
-    assert found.shape == (2, 2, 2, 6)
+@pytest.mark.parametrize("lead_q", [(2, 1), (3,), (1, 3), ()])
+@pytest.mark.parametrize("lead_k", [(2, 1), (3,), (1, 3), ()])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.causal() & masks.padding(np.array([[6], [1]])),
+        masks.prefix(np.array([4, 0, 2])),
+        masks.window(0, 0) | masks.global_tokens(np.array([[[4, 2]], [[0, 0]]])),
+        masks.documents(np.array([[0, 0, 1, 1, 0, 2], [0, 1, 0, 1, 0, 1], [3, 3, 3, 3, 3, 3]])),
+        masks.tree(np.array([[[-1, 0, 1, 2, 3]], [[-1, 0, 0, 2, 2]]]), 1),
+    ],
+    ids=["padding", "prefix", "global", "documents", "tree"],
+)
+def test_positions_with_leading_axes(library, mask, lead_q, lead_k):
+    draw = np.random.default_rng(7)
+    q, k = draw.integers(0, 6, size=(*lead_q, 4)), draw.integers(0, 6, size=(*lead_k, 5))
+    found = dense(library, mask, 4, 5, q_positions=q, k_positions=k)
+    whole = np.broadcast_to(mask.dense(6, 6), (2, 3, 6, 6))
+    found, q, k = (np.broadcast_to(x, (2, 3, *x.shape[-own:])) for x, own in ((found, 2), (q, 1), (k, 1)))
     for b in range(2):
-        for h in range(2):
-            want = (k[h] <= q[b, 0][:, None]) & (k[h] < [6, 1][b])
-            np.testing.assert_array_equal(found[b, h], want)
+        for h in range(3):
+            np.testing.assert_array_equal(found[b, h], whole[b, h][q[b, h]][:, k[b, h]])
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -538,6 +553,7 @@ REFUSED = [
     (lambda: masks.tree([-1, 1]), ValueError, "parents must be smaller than the node's own index, or -1 for a root"),
     (lambda: masks.tree([-1], -1), ValueError, "prefix is -1"),
     (lambda: masks.causal().dense(-1, 2), ValueError, "n is -1; it must be at least 0"),
+    (lambda: masks.causal().dense(2, -1), ValueError, "m is -1; it must be at least 0"),
     (lambda: masks.causal().dense(1, 2.0), TypeError, "m must be an integer, not 2.0"),
     (lambda: masks.causal().dense(2, 2, q_positions=[0, 1, 2]), ValueError,
      r"q_positions has shape \(3,\); it must be \(..., N=2\)"),

@@ -1,6 +1,7 @@
 """A numpydoc docstring as HTML: compact, with its formula rendered and its clauses linked."""
 
 import inspect
+import math
 import re
 from html import escape
 from textwrap import dedent
@@ -101,6 +102,12 @@ def _entries(text, page):
     return "\n".join([*out, "</dl>"]) if opened else ""
 
 
+class _Written(str):
+    """A default value as it is written."""
+
+    __repr__ = str.__str__
+
+
 def signature(name, thing):
     """`name(arguments)` as one would write it."""
     try:
@@ -109,7 +116,10 @@ def signature(name, thing):
         return name
     parameters = []
     for parameter in shown.parameters.values():
-        parameters.append(str(parameter.replace(annotation=inspect.Parameter.empty)))
+        default = parameter.default
+        if isinstance(default, float) and 0 < default < 1e-3 and math.frexp(default)[0] == 0.5:
+            default = _Written(f"2**{math.frexp(default)[1] - 1}")
+        parameters.append(str(parameter.replace(annotation=inspect.Parameter.empty, default=default)))
     kinds = [p.kind for p in shown.parameters.values()]
     if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
         parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")

@@ -7,6 +7,7 @@ from math_core import LatexError, LatexToMathML
 
 _CONVERTER = LatexToMathML(annotation=False)
 _TEXT = re.compile(r">([^<]+)<")
+_STRUT = '<mspace width="0" height=".7em" depth=".1em"/>'  # under a root: Chromium hangs the sign too low without it
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -26,7 +27,8 @@ def inline(tex):
 
 def _convert(tex, displaystyle):
     try:
-        return _CONVERTER.convert_with_local_state(" ".join(tex.split()), displaystyle=displaystyle)
+        html = _CONVERTER.convert_with_local_state(" ".join(tex.split()), displaystyle=displaystyle)
+        return html.replace("<msqrt>", f"<msqrt>{_STRUT}")
     except LatexError as error:
         raise ValueError(f"a formula cannot be rendered:{_COLOR.sub('', str(error))}") from None
 

@@ -416,7 +416,7 @@ def _entry(m, name, thing, page):
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-_TAG = re.compile(r"<[^>]+>.*?</[^>]+>")
+_TAG = re.compile(r"<[^>]+>")
 
 
 def table(headings, rows):
@@ -434,7 +434,7 @@ def _about_cases(m, page):
     return (
         f"<p>Each case of <code>spec/{m.name}/vectors.json</code> was written by the definition. It stands here with what it "
         "pins and with the wrong variants that it sees; the numbers say how far the variant lies from the right result, in "
-        'units of the error bound of <span class="f32">float32</span> and of <span class="bf16">bfloat16</span>. ∞ means '
+        'units of the error bound of float32 and of bfloat16. ∞ means '
         "that a shape, an integer, a NaN or an infinity differs. "
         f'<a href="{flags}">Flags</a> say what kind of mistake a case was made for.</p>'
     )

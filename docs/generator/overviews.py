@@ -149,7 +149,7 @@ def kit_reference(book):
     """The public functions and classes of refattn.testing."""
     page = Page(book, "kit/index.md")
     out = []
-    for name in testing.__all__:
+    for name in sorted(testing.__all__, key=lambda name: (inspect.isclass(getattr(testing, name)), name)):
         thing = getattr(testing, name)
         if not (inspect.isfunction(thing) or inspect.isclass(thing)) or not thing.__doc__:
             continue

@@ -238,7 +238,8 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     except Exception as error:
         if case.refuses:
             return Result(case, "holds")
-        text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:240]
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        text = text if len(text) <= 200 else f"{text[:60]} ... {text[-130:]}"  # what went wrong is said last
         return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}")
     if case.refuses:
         message = f"accepts what must be refused ({case.comment.rstrip('.').lower()})"

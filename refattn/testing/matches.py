@@ -286,7 +286,10 @@ def _explanations(name, key, got, limits, tier, chosen, args, kwargs) -> list[Ex
 
 
 def _variants(name, key, got, reference, hard, chosen, args, kwargs):
-    """Every variant that differs from the reference here, the best fit first."""
+    """Every variant that differs from the reference here: those that fit first, then the nearest.
+
+    Of several that fit, the one that changes the fewest elements says least, and comes first.
+    """
     found = []
     for v in variants(name):
         try:
@@ -298,8 +301,11 @@ def _variants(name, key, got, reference, hard, chosen, args, kwargs):
             continue
         value = np.asarray(value, dtype=np.float64)
         if _distance(value, reference, hard) > 1:  # else these inputs do not show it
-            found.append(Explanation(v.name, _fit(got, value, reference, hard, chosen), v))
-    return sorted(found, key=lambda e: e.fit)
+            with np.errstate(invalid="ignore"):
+                touched = int(np.sum(~_same(value, reference) & ~(np.abs(value - reference) <= hard)))
+            found.append((touched, Explanation(v.name, _fit(got, value, reference, hard, chosen), v)))
+    found.sort(key=lambda item: (0, item[0]) if item[1].fit <= _FITS else (1, item[1].fit))
+    return [explanation for _, explanation in found]
 
 
 def _small_values(got, reference, chosen):

@@ -55,7 +55,7 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     if missing:
         lines += ["", "not supported", *(f"  {line}" for line in missing)]
     for entry in report.stale:
-        lines.append(f"note: {entry.target} no longer shows {entry.deviation} ({entry.function}); its entry can go")
+        lines.append(f"note: {entry.target} no longer shows {entry.deviation} ({entry.function}, {entry.cases}); its entry can go")
     lines += ["", _verdict(report, paint)]
     return "\n".join(lines)
 
