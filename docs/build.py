@@ -95,7 +95,11 @@ def static(book, parts):
         path = source.relative_to(DOCS).as_posix()
         path = {"bounds.md": "kit/bounds.md"}.get(path, path)
         text = Page(book, path).markdown(source.read_text(encoding="utf-8"))
-        yield path, re.sub(r"^<!-- build: ([\w-]+) -->$", lambda mark: parts[mark[1]](), text, flags=re.M)
+        for mark in re.findall(r"<!-- build: ?(.*?) ?-->", text):
+            if mark not in parts:
+                raise SystemExit(f"docs/{source.relative_to(DOCS)} asks for {mark!r}; there are {', '.join(parts)}")
+            text = text.replace(f"<!-- build: {mark} -->", parts[mark]())
+        yield path, text
 
 
 def listing(found, book):

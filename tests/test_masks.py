@@ -239,6 +239,8 @@ def test_a_node_sees_what_its_parent_sees_and_itself(library, seed, nodes, start
     draw = np.random.default_rng(seed)
     parents = np.array([draw.integers(-1, t) for t in range(nodes)], dtype=np.int64)
     whole = dense(library, masks.tree(parents, start), start + nodes, start + nodes)
+    led = dense(library, masks.tree(parents[None, None], start), start + nodes, start + nodes)
+    np.testing.assert_array_equal(led[0, 0], whole)
     for t, parent in enumerate(parents):
         above = whole[start + parent] if parent >= 0 else np.arange(start + nodes) < start
         np.testing.assert_array_equal(whole[start + t], above | (np.arange(start + nodes) == start + t))

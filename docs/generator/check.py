@@ -1,4 +1,4 @@
-"""Checks of the built site: nothing is fetched from elsewhere, every link leads somewhere, nothing is lost or doubled."""
+"""Checks of the built site: nothing is fetched from elsewhere, every link leads somewhere, no anchor is lost."""
 
 import re
 from html.parser import HTMLParser

@@ -33,8 +33,7 @@ def highlight(source, page, console=False):
                 line = []
     raw = source.rstrip("\n").split("\n")
     html = "".join(
-        f'<span class="line" style="--i:{_indentation(text)}">{line}\n</span>'
-        for text, line in zip(raw, lines, strict=False)
+        f'<span class="line" style="--i:{_hang(text)}">{line}\n</span>' for text, line in zip(raw, lines, strict=False)
     )
     return f'<div class="highlight wrapped"><pre><code>{html}</code></pre></div>'
 
@@ -47,6 +46,11 @@ def _css(kind):
 
 def _indentation(text):
     return len(text) - len(text.lstrip(" "))
+
+
+def _hang(text):
+    """Where the rest of a long line starts, less four: deeper under a signature, whose body starts there."""
+    return _indentation(text) + 4 * text.lstrip().startswith(("def ", "class "))
 
 
 class Source:
@@ -108,7 +112,7 @@ class Source:
         return text
 
     def touches_arrays(self, name):
-        """Whether the code under a name is more than checks of arguments: constants, and whatever has the array library."""
+        """Whether the code under a name is more than checks of arguments: it is a constant, or has the array library."""
         node = self.node(name)
         return not isinstance(node, ast.FunctionDef) or any(
             isinstance(inner, ast.Name | ast.arg) and (getattr(inner, "id", "") or getattr(inner, "arg", "")) == "xp"

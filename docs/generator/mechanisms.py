@@ -424,7 +424,9 @@ def table(headings, rows):
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     out = [f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>']
     for anchor, cells in rows:
-        inside = "".join(f'<td data-label="{escape(_TAG.sub("", h))}">{c}</td>' for h, c in zip(headings, cells, strict=True))
+        inside = "".join(
+            f'<td data-label="{escape(_TAG.sub("", h))}">{c}</td>' for h, c in zip(headings, cells, strict=True)
+        )
         out.append(f'<tr id="{escape(anchor)}">{inside}</tr>' if anchor else f"<tr>{inside}</tr>")
     return "\n".join([*out, "</tbody></table></div>"])
 
@@ -434,7 +436,7 @@ def _about_cases(m, page):
     return (
         f"<p>Each case of <code>spec/{m.name}/vectors.json</code> was written by the definition. It stands here with what it "
         "pins and with the wrong variants that it sees; the numbers say how far the variant lies from the right result, in "
-        'units of the error bound of float32 and of bfloat16. ∞ means '
+        "units of the error bound of float32 and of bfloat16. ∞ means "
         "that a shape, an integer, a NaN or an infinity differs. "
         f'<a href="{flags}">Flags</a> say what kind of mistake a case was made for.</p>'
     )

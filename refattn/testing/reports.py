@@ -40,8 +40,7 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     ]
     lines += _functions(report, paint)
     lines += ["", "clause", *_clauses(report, paint)]
-    known = [(key, found) for key, found in report.deviations().items() if found[0].status == "known"]
-    broken = [(key, found) for key, found in report.deviations().items() if found[0].status == "broken"]
+    known, broken = report.deviations("known").items(), report.deviations("broken").items()
     if known:
         lines += ["", "known deviations"]
         for (function, deviation), found in known:
@@ -55,7 +54,9 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     if missing:
         lines += ["", "not supported", *(f"  {line}" for line in missing)]
     for entry in report.stale:
-        lines.append(f"note: {entry.target} no longer shows {entry.deviation} ({entry.function}, {entry.cases}); its entry can go")
+        lines.append(
+            f"note: {entry.target} no longer shows {entry.deviation} ({entry.function}, {entry.cases}); its entry can go"
+        )
     lines += ["", _verdict(report, paint)]
     return "\n".join(lines)
 
@@ -116,8 +117,7 @@ def _deviation(function, deviation, found: list[Result], paint, color, *, brief)
 
 
 def _verdict(report, paint):
-    known = len([1 for found in report.deviations().values() if found[0].status == "known"])
-    new = len([1 for found in report.deviations().values() if found[0].status == "broken"])
+    known, new = len(report.deviations("known")), len(report.deviations("broken"))
     n = _counts(report.results)
     tail = f"{n['holds']} of {len(report.results)} cases hold, {n['unsupported']} are not supported, {report.seconds:.1f} s"
     if new:

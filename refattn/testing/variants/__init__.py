@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 _MODULES = ("backend", "softmax", "masks", "attention", "heads", "positions", "norms", "feedforward")
 
@@ -69,7 +71,22 @@ def variant(name, clause, *functions, seen=(), advice=""):
 
 
 def variants(function: str | None = None) -> list[Variant]:
-    """All variants, or those of one reference function, in a stable order."""
+    """All variants, or those of one reference function, in a stable order.
+
+    What goes wrong in attention goes wrong in grouped-query attention as well: there its variants count, too.
+    """
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")
-    return [v for v in VARIANTS.values() if function is None or v.function == function]
+    own = [v for v in VARIANTS.values() if function is None or v.function == function]
+    if function == "grouped_query_attention":
+        own += [_grouped(v) for v in VARIANTS.values() if v.function == "attention"]
+    return own
+
+
+def _grouped(v: Variant) -> Variant:
+    def call(q, k, v, *args, **options):
+        group = q.shape[-3] // k.shape[-3]
+        return one_head_each(q, np.repeat(k, group, axis=-3), np.repeat(v, group, axis=-3), *args, **options)
+
+    one_head_each = v.call
+    return replace(v, function="grouped_query_attention", call=call)
