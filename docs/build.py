@@ -22,7 +22,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]  # the checkout before anything installed
 
 from generator import check, mechanisms, overviews  # noqa: E402
-from generator.text import Book, Page  # noqa: E402
+from generator.text import Book, Page, table  # noqa: E402
 
 OUT = DOCS / "_gen"
 PAGES = OUT / "pages"
@@ -34,7 +34,10 @@ def main():
     options.add_argument("--site", action="store_true", help="run mkdocs too, and check what it built")
     options.add_argument("--draft", action="store_true", help="leave out incomplete mechanisms")
     options = options.parse_args()
-    once = write_pages(options.draft)
+    try:
+        once = write_pages(options.draft)
+    except mechanisms.Incomplete as lack:
+        raise SystemExit(f"a page would miss a part: {lack} (--draft leaves such mechanisms out)") from None
     if options.site:
         build(once)
 
@@ -107,20 +110,9 @@ def listing(found, book):
     page = Page(book, "index.md")
     rows = []
     for m in found:
-        functions = " ".join(page.function(name) for name, place in m.functions.items() if place)
-        rows.append(
-            (
-                None,
-                [
-                    page.link((m.path, ""), m.title),
-                    functions,
-                    str(len(m.clauses)),
-                    str(len(m.cases)),
-                    str(len(m.variants)),
-                ],
-            )
-        )
-    return mechanisms.table(["Mechanism", "Functions", "Clauses", "Cases", "Variants"], rows)
+        counts = f"{len(m.clauses)}&nbsp;clauses<br>{len(m.cases)}&nbsp;cases<br>{len(m.variants)}&nbsp;variants"
+        rows.append((None, [page.link((m.path, ""), m.title), ", ".join(mechanisms.offered(m, page)), counts]))
+    return table(["Mechanism", "Functions and classes", "It has"], rows)
 
 
 def navigation(found, pages):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from refattn import backend
 from refattn.masks import visible
-from refattn.softmax import shifted_exp
+from refattn.softmax import level, shifted_exp
 
 
 class Dropout(NamedTuple):
@@ -242,7 +242,7 @@ def _attend(
     record["mask"] = s
 
     w, total, peak = shifted_exp(xp, s, axis=-1)
-    lse = (xp.log(total) + peak)[..., 0]  # (..., N)
+    lse = level(xp, total, peak)[..., 0]  # (..., N)
     w = w / xp.where(total == 0, 1.0, total)  # an empty row stays zero [ATTN-EMPTY]
     if sinks is not None:
         against = sinks[..., None] - lse

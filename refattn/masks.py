@@ -173,6 +173,9 @@ class Mask:
     def __invert__(self):
         return Mask(lambda i, j: ~self._rule(i, j), "not", (self,))
 
+    def __bool__(self):
+        raise TypeError(f"{self} has no truth value: combine rules with & and |, not with 'and' and 'or'")
+
     def __repr__(self):
         if self.name == "not":
             return f"~{self.parts[0]}"
@@ -631,9 +634,9 @@ def tree(parents, prefix=0):
             if bool(xp.any(positions > last)):
                 raise ValueError(f"the tree ends at position {last} (prefix + T - 1), but a {name} lies past it")
         seen = (j <= i) & (j < prefix)
-        if count == 0:
-            return seen
         up = backend.integers(xp, i, parents=parents)
+        if count == 0:
+            return seen & xp.all(up == up, axis=-1)[..., None, None]  # all of nothing: True, with the leading axes
         nodes = backend.arange(xp, 0, count, i)
         ancestors = _closure(xp, (up[..., :, None] == nodes) | (nodes[:, None] == nodes))
         # The pair (a, b) is entry a·T + b of the flattened table; pairs outside the tree read entry 0 and are dropped.

@@ -85,7 +85,7 @@ def logsumexp(x, axis=-1, where=None):
     xp, x = backend.floating(x=x)
     axis = backend.axis(axis, x)
     _, total, peak = shifted_exp(xp, _present(xp, x, where), axis)
-    return xp.squeeze(xp.log(total) + peak, axis=axis)
+    return xp.squeeze(level(xp, total, peak), axis=axis)
 
 
 @backend.ieee
@@ -154,6 +154,11 @@ def shifted_exp(xp, x, axis):
     peak = _zero_if_absent(xp, xp.max(x, axis=axis, keepdims=True))
     weights = xp.exp(x - peak)
     return weights, xp.sum(weights, axis=axis, keepdims=True), peak
+
+
+def level(xp, total, peak):
+    """Log-sum-exp from what `shifted_exp` returns."""
+    return xp.where(peak == math.inf, math.inf, xp.log(total) + peak)  # inf - inf has made the sum NaN
 
 
 def _zero_if_absent(xp, peak):

@@ -667,3 +667,9 @@ def test_a_mask_argument_is_a_rule_or_a_boolean_array(library):
 def test_a_wrong_mask_argument_is_refused(mask, kind, message):
     with pytest.raises(kind, match=message):
         masks.visible(mask, 2, 3, like=np.zeros(1))
+
+
+@pytest.mark.clause("MASK-ALGEBRA")
+def test_python_and_would_drop_a_rule_and_is_refused():
+    with pytest.raises(TypeError, match="no truth value: combine rules with & and |"):
+        masks.causal() and masks.window(1, 0)

@@ -8,7 +8,7 @@ from textwrap import dedent
 
 from . import mathml
 from .code import highlight
-from .text import paragraphs
+from .text import paragraphs, table
 
 _SECTION = re.compile(r"^(\S[^\n]*)\n(-{3,})\n", re.M)
 _ENTRIES = ("Parameters", "Returns", "Raises", "Attributes", "See Also", "Yields", "Other Parameters")
@@ -52,14 +52,24 @@ def _prose(text, page, lead=False):
     for k, (formula, paragraph) in enumerate(_blocks(text)):
         if formula:
             out.append(mathml.display(formula))
+        elif paragraph.startswith("=="):
+            out.append(_table(paragraph, page))
         else:
             css = ' class="doc-lead"' if lead and k == 0 else ""
             out.append(f"<p{css}>{page.plain(paragraph)}</p>")
     return "\n".join(out)
 
 
+def _table(text, page):
+    """A simple table of reStructuredText, whose rules of = say where the columns are."""
+    lines = text.split("\n")
+    columns = [(found.start(), found.end()) for found in re.finditer("=+", lines[0])]
+    rows = [[page.plain(line[a:b].strip()) for a, b in columns] for line in lines if not line.startswith("==")]
+    return table(rows[0], [(None, row) for row in rows[1:]])
+
+
 def _blocks(text):
-    """(formula, '') or ('', paragraph), in order; a formula is a `.. math::` directive."""
+    """(formula, '') or ('', paragraph or table), in order; a formula is a `.. math::` directive."""
     lines, formula = text.strip("\n").split("\n"), []
     prose = []
     for line in [*lines, ""]:

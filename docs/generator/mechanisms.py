@@ -21,7 +21,7 @@ from refattn.testing.variants import variants
 
 from . import docstrings, pictures
 from .code import Shelf, highlight, roots_of
-from .text import CLAUSE, Page
+from .text import CLAUSE, Page, table
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "spec"
@@ -250,7 +250,7 @@ def page_of(m, book):
     if any(inspect.isfunction(thing) and _makes_mask(thing) for _, thing in m.api):
         out += [
             "## Pictures",
-            "A row is a query, a column a key; a filled cell is a pair that the mask admits. Position 0 is at the top left.",
+            "A row is a query, a column a key. A filled cell is a pair that the mask admits. Key position 0 is at the left.",
             pictures.gallery(page),
         ]
     out += _definition_and_code(m, page)
@@ -315,7 +315,7 @@ def _pins(m, clause, page):
         page.case(c.id) for other in vectors.mechanisms() for c in vectors.load(other) if _pinned_by(c, clause, page)
     ]
     tests = [
-        f'<span class="test" title="{escape(file)}::{test}">{escape(test.removeprefix("test_").replace("_", " "))}</span>'
+        f'<span class="test" title="{escape(file)}::{test}">{test.removeprefix("test_").replace("_", " ")}</span>'
         for file, test in m.tests[clause]
     ]
     broken = [page.variant(v.name, v.function) for v in _distinct(v for v in m.variants if v.clause == clause)]
@@ -341,10 +341,9 @@ def _definition_and_code(m, page):
     definition, array = Shelf([own]), Shelf(m.modules)
     paired = [place for place in m.functions.values() if place]
     about = (
-        "Left the definition: plain loops over 50-digit numbers, written from the mathematics and sharing no code with the "
-        "right. Right the array code, for NumPy and CuPy. In definitions <code>exact</code> makes a 50-digit number of a "
-        "float and <code>lift</code> repeats a function over leading axes. What several functions use is shown with the "
-        'first of them; docstrings are under <a href="#reference">Reference</a>.'
+        f'Left the <a href="{page.to("reading.md")}">definition</a>, plain loops over 50-digit numbers; right the code on '
+        "arrays. They share nothing. What several functions use is shown with the first of them; docstrings are under "
+        '<a href="#reference">Reference</a>.'
     )
     out = ["## Definition and code", f"<p>{about}</p>"]
     for name, place in m.functions.items():
@@ -416,29 +415,11 @@ def _entry(m, name, thing, page):
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-_TAG = re.compile(r"<[^>]+>")
-
-
-def table(headings, rows):
-    """An HTML table; a row is (id, cells). On narrow screens each cell stands under its heading."""
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
-    out = [f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>']
-    for anchor, cells in rows:
-        inside = "".join(
-            f'<td data-label="{escape(_TAG.sub("", h))}">{c}</td>' for h, c in zip(headings, cells, strict=True)
-        )
-        out.append(f'<tr id="{escape(anchor)}">{inside}</tr>' if anchor else f"<tr>{inside}</tr>")
-    return "\n".join([*out, "</tbody></table></div>"])
-
-
 def _about_cases(m, page):
-    flags = page.to("implementers/flags.md")
     return (
-        f"<p>Each case of <code>spec/{m.name}/vectors.json</code> was written by the definition. It stands here with what it "
-        "pins and with the wrong variants that it sees; the numbers say how far the variant lies from the right result, in "
-        "units of the error bound of float32 and of bfloat16. ∞ means "
-        "that a shape, an integer, a NaN or an infinity differs. "
-        f'<a href="{flags}">Flags</a> say what kind of mistake a case was made for.</p>'
+        f"<p>The exact results are in <code>spec/{m.name}/vectors.json</code>. The last column says which wrong variants a case "
+        "sees, and how far they lie from the right result in units of the error bound; ∞ means that a shape, an integer, a "
+        f'NaN or an infinity differs. <a href="{page.to("reading.md")}">How to read it</a>.</p>'
     )
 
 
@@ -509,9 +490,8 @@ def shown(value):
 
 def _about_variants(page):
     return (
-        "<p>Other conventions and known bugs, each a function of the testing kit. Your implementation may follow one of them "
-        "on purpose; <code>assert_matches</code> then names it. A link leads to a public thread in which it was met; "
-        f'<a href="{page.to("kit/variants.md")}">another page</a> lists them by where they were seen.</p>'
+        "<p>Other conventions and known bugs, each a function of the testing kit. Links lead to public threads in which they "
+        f'were met; <a href="{page.to("kit/variants.md")}">another page</a> lists them by where they were seen.</p>'
     )
 
 

@@ -15,8 +15,8 @@ from refattn.testing.variants import variants
 
 from . import docstrings
 from .code import highlight
-from .mechanisms import ROOT, SPEC, force, number, table
-from .text import THREAD, Page
+from .mechanisms import ROOT, SPEC, force, number
+from .text import THREAD, Page, table
 
 
 def failure():

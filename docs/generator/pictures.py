@@ -78,9 +78,8 @@ def draw(expression, n, m):
                 run = j
                 while run < m and row[run]:
                     run += 1
-                out.append(
-                    f'<rect class="on" x="{left + j * cell}" y="{top + i * cell}" width="{(run - j) * cell}" height="{cell}"/>'
-                )
+                x, y, w = left + j * cell, top + i * cell, (run - j) * cell
+                out.append(f'<rect class="on" x="{x}" y="{y}" width="{w}" height="{cell}"/>')
                 j = run
             j += 1
     lines = "".join(f"M{left} {top + i * cell}h{m * cell}" for i in range(n + 1))

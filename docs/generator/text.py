@@ -97,7 +97,10 @@ class Page:
                 return self.clause(named)
             return found[0]
 
-        return _MARKDOWN.sub(replace, source)
+        try:
+            return _MARKDOWN.sub(replace, source)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     def inline(self, source):
         """One paragraph of Markdown as HTML, for places where Markdown is not looked at."""
@@ -126,4 +129,21 @@ def thread(name):
 
 
 def paragraphs(source):
-    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", source.strip()) if part.strip()]
+    """The paragraphs of a docstring, each on one line; a table keeps its lines."""
+    parts = (part.strip("\n") for part in re.split(r"\n\s*\n", source) if part.strip())
+    return [part if part.startswith("==") else " ".join(part.split()) for part in parts]
+
+
+_TAG = re.compile(r"<[^>]+>")
+
+
+def table(headings, rows):
+    """An HTML table; a row is (id, cells). On narrow screens each cell stands under its heading."""
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    out = [f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>']
+    for anchor, cells in rows:
+        inside = "".join(
+            f'<td data-label="{escape(_TAG.sub("", h))}">{c}</td>' for h, c in zip(headings, cells, strict=True)
+        )
+        out.append(f'<tr id="{escape(anchor)}">{inside}</tr>' if anchor else f"<tr>{inside}</tr>")
+    return "\n".join([*out, "</tbody></table></div>"])

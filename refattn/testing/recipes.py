@@ -168,7 +168,7 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
 def random_attention(draw: Draw) -> dict:
     """Random sizes and options; the sizes that could be confused differ."""
     b, h, d, dv = draw.between(1, 3), draw.between(1, 4), draw.between(1, 80), draw.between(1, 40)
-    n, m = draw.between(1, 40), draw.between(1, 150)
+    n, m, dv = draw.between(1, 40), draw.between(1, 150), d if draw.rng.random() < 0.5 else dv
     arguments = _plain(draw, b, h, n, m, d, dv, q_scale=2.0 ** draw.between(-3, 2))
     if draw.rng.random() < 0.5:
         arguments["scale"] = float((abs(draw.rng.normal()) + 0.05) / np.sqrt(d))  # its sign has cases of its own

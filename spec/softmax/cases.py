@@ -86,6 +86,15 @@ CASES = [
         catches=["lse/empty_is_plus_infinity", "lse/empty_is_finite"],
     ),
     Case(
+        "logsumexp.infinite.0001",
+        "logsumexp",
+        {"x": tensor([[inf, 0.0, -1.5], [-inf, 2.0, inf]])},
+        clauses=["LSE-NATURAL"],
+        flags=["LargeLogits"],
+        comment="A logit of +infinity.",
+        catches=["lse/infinite_is_nan"],
+    ),
+    Case(
         "merge.unequal.0001",
         "merge",
         {

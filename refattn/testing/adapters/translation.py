@@ -180,13 +180,13 @@ def four_axes(call, swap=False):
                 mask, positions = dense, {}
         rule = mask if isinstance(mask, Mask) else None
         grouped = q.ndim > 2 and k.ndim > 2 and k.shape[-3] not in (1, q.shape[-3])
-        x = attention_call(q, k, v, None if rule else mask, bias=bias, grouped=grouped)
+        x = attention_call(q, k, v, mask if rule is None else None, bias=bias, grouped=grouped)
         lead = (1, *q.shape[:-2])[-max(q.ndim - 2, 1) :]
         if sinks is not None:
             rest["sinks"] = _four(np.asarray(sinks)[..., None, None], lead)[..., 0, 0]
         if dropout is not None:
             rest["dropout"] = Dropout(_four(dropout[0], lead), dropout[1])
-        given = {"mask": rule or x.mask, "bias": x.bias, **positions}
+        given = {"mask": x.mask if rule is None else rule, "bias": x.bias, **positions}
         rest.update({name: value for name, value in given.items() if value is not None})
         result = call(turn(x.q), turn(x.k), turn(x.v), **rest)
         if not isinstance(result, tuple):

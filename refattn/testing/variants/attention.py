@@ -365,6 +365,18 @@ def _filled(value):
     return call
 
 
+@variant(
+    "empty_row/mean",
+    "ATTN-EMPTY",
+    "attention",
+    seen=["jax.nn.dot_product_attention", "transformers eager attention", "mlx (boolean mask)", "keras.ops.dot_product_attention",
+          "microsoft/onnxruntime#28958"],
+)  # fmt: skip
+def empty_row_mean(q, k, v, mask=None, **options):
+    """Excluded scores become the lowest finite number, so that a row without any key is the mean of all values."""
+    return _filled(-1e30)(q, k, v, mask, **options)
+
+
 @variant("fill/minus_1e4", "ATTN-EMPTY", "attention", seen=["BERT", "microsoft/onnxruntime#8549"])
 def fill_minus_1e4(*args, **kwargs):
     """Excluded scores become -1e4, which an empty row makes uniform and legitimate scores can undercut."""
@@ -377,18 +389,6 @@ def fill_minus_1e4(*args, **kwargs):
 def fill_minus_5e4(*args, **kwargs):
     """The running maximum starts at the finite sentinel -5e4: rows below it come out as zeros."""
     return evaluate(*args, peak=lambda m: np.maximum(m, -5e4), **kwargs)
-
-
-@variant(
-    "empty_row/mean",
-    "ATTN-EMPTY",
-    "attention",
-    seen=["jax.nn.dot_product_attention", "transformers eager attention", "mlx (boolean mask)", "keras.ops.dot_product_attention",
-          "microsoft/onnxruntime#28958"],
-)  # fmt: skip
-def empty_row_mean(q, k, v, mask=None, **options):
-    """Excluded scores become the lowest finite number, so that a row without any key is the mean of all values."""
-    return _filled(-1e30)(q, k, v, mask, **options)
 
 
 @variant("empty_row/nan", "ATTN-EMPTY", "attention", seen=["torch.nn.MultiheadAttention", "pytorch/pytorch#103749"])

@@ -104,6 +104,13 @@ def lse_no_shift(x, axis=-1, where=None):
         return np.log(np.exp(_masked(x, where)).sum(axis=axis))
 
 
+@variant("lse/infinite_is_nan", "LSE-NATURAL", "logsumexp")
+def lse_infinite_is_nan(x, axis=-1, where=None):
+    """A logit of +infinity gives NaN: the maximum is subtracted from itself."""
+    lse = logsumexp(x, axis, where)
+    return np.where(np.isposinf(lse), np.nan, lse)
+
+
 @variant(
     "lse/empty_is_plus_infinity", "LSE-EMPTY", "logsumexp", seen=["FlashAttention-2", "Dao-AILab/flash-attention#978"]
 )
