@@ -141,18 +141,8 @@ class Mask:
         array([[1, 0, 0, 0],
                [1, 1, 0, 0]])
         """
-        n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
         like = self._like(like, q_positions, k_positions)
-        xp = backend.namespace(like=like)
-        q_positions = backend.arange(xp, m - n, m, like) if q_positions is None else q_positions
-        k_positions = backend.arange(xp, 0, m, like) if k_positions is None else k_positions
-        q_positions = backend.integers(xp, like, q_positions=q_positions)
-        k_positions = backend.integers(xp, like, k_positions=k_positions)
-        for name, positions, count, letter in (("q", q_positions, n, "N"), ("k", k_positions, m, "M")):
-            if positions.ndim == 0 or positions.shape[-1] != count:
-                raise ValueError(
-                    f"{name}_positions has shape {tuple(positions.shape)}; it must be (..., {letter}={count})"
-                )
+        q_positions, k_positions = positions_of(n, m, q_positions, k_positions, like=like)
         return self.block(q_positions, k_positions, like=like)
 
     def _like(self, *candidates):
@@ -186,6 +176,20 @@ class Mask:
     __array_ufunc__ = None  # so that `array & mask` reaches our error instead of looping over the array
     __rand__ = __and__
     __ror__ = __or__
+
+
+def positions_of(n, m, q_positions=None, k_positions=None, *, like):
+    """Positions of N queries and M keys as int64 arrays beside `like`: by default the queries are the last N of M."""
+    n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
+    xp = backend.namespace(like=like)
+    q = backend.arange(xp, m - n, m, like) if q_positions is None else q_positions
+    k = backend.arange(xp, 0, m, like) if k_positions is None else k_positions
+    q, k = backend.integers(xp, like, q_positions=q, k_positions=k)
+    for name, positions, count, letter in (("q", q, n, "N"), ("k", k, m, "M")):
+        if positions.ndim == 0 or positions.shape[-1] != count:
+            raise ValueError(f"{name}_positions has shape {tuple(positions.shape)}; it must be (..., {letter}={count})")
+    backend.broadcast("leading axes", q_positions=q.shape[:-1], k_positions=k.shape[:-1])
+    return q, k
 
 
 def _combine(a, b, name, operation):

@@ -7,6 +7,7 @@ from bisect import bisect_left
 import numpy as np  # without an array argument the result is a NumPy array
 
 from refattn import backend
+from refattn.masks import positions_of
 
 
 def alibi_slopes(heads, *, like=None):
@@ -82,7 +83,7 @@ def alibi_bias(slopes, n, m, *, q_positions=None, k_positions=None):
     """
     xp, slopes = backend.floating(slopes=slopes)
     backend.rank("slopes", slopes, 1, "(..., H)")
-    nearness = -xp.abs(_relative(xp, slopes, n, m, q_positions, k_positions))
+    nearness = -xp.abs(_relative(slopes, n, m, q_positions, k_positions))
     backend.broadcast("leading axes", slopes=slopes.shape, positions=nearness.shape[:-2])
     return slopes[..., None, None] * backend.cast(nearness, slopes.dtype)
 
@@ -181,7 +182,7 @@ def t5_bias(table, n, m, *, q_positions=None, k_positions=None, bidirectional=Tr
     if table.ndim != 2:
         raise ValueError(f"table has shape {tuple(table.shape)}; it must be (buckets, H)")
     buckets, heads = table.shape
-    relative = _relative(xp, table, n, m, q_positions, k_positions)  # (..., N, M)
+    relative = _relative(table, n, m, q_positions, k_positions)  # (..., N, M)
     bucket = relative_position_bucket(relative, bidirectional=bidirectional, buckets=buckets, max_distance=max_distance)
     backend.broadcast("leading axes", heads=(heads,), positions=relative.shape[:-2])
     index = bucket * heads + backend.arange(xp, 0, heads, table)[:, None, None]  # (..., H, N, M) in the flat table
@@ -198,14 +199,7 @@ def _bucket_starts(n, max_distance):
     ]
 
 
-def _relative(xp, like, n, m, q_positions, k_positions):
+def _relative(like, n, m, q_positions, k_positions):
     """Key position minus query position, int64 (..., N, M); by default the queries are the last N of M."""
-    n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
-    q_positions = backend.arange(xp, m - n, m, like) if q_positions is None else q_positions
-    k_positions = backend.arange(xp, 0, m, like) if k_positions is None else k_positions
-    q, k = backend.integers(xp, like, q_positions=q_positions, k_positions=k_positions)
-    for name, positions, count, letter in (("q", q, n, "N"), ("k", k, m, "M")):
-        if positions.ndim == 0 or positions.shape[-1] != count:
-            raise ValueError(f"{name}_positions has shape {tuple(positions.shape)}; it must be (..., {letter}={count})")
-    backend.broadcast("leading axes", q_positions=q.shape[:-1], k_positions=k.shape[:-1])
+    q, k = positions_of(n, m, q_positions, k_positions, like=like)
     return k[..., None, :] - q[..., :, None]

@@ -9,7 +9,7 @@ import numpy as np
 from refattn import masks
 from refattn.attention import attention_weights
 from refattn.testing.variants import NotApplicable, variant
-from refattn.testing.variants.masks import rewrite
+from refattn.testing.variants.masks import replaced, shifted
 
 _LN2 = math.log(2.0)
 
@@ -139,27 +139,10 @@ def exponent_base_2(*args, **kwargs):
 # --- visibility -----------------------------------------------------------------------------------------------------
 
 
-def _leaf(mask, name, replacement):
-    """The mask with every rule called `name` replaced; NotApplicable if there is none."""
+def _replaced(mask, name, replacement):
     if not isinstance(mask, masks.Mask):
         raise NotApplicable
-    found = []
-
-    def leaf(part):
-        if part.name != name:
-            return part
-        found.append(part)
-        return replacement(**part.arguments)
-
-    changed = rewrite(mask, leaf)
-    if not found:
-        raise NotApplicable
-    return changed
-
-
-def _shifted(rule, offset):
-    """A rule that takes every query to be `offset` positions later than it is."""
-    return masks.Mask(lambda i, j: rule.admits(i + offset, j))
+    return replaced(mask, name, replacement)
 
 
 @variant(
@@ -175,7 +158,7 @@ def causal_top_left(q, k, v, mask=None, *, q_positions=None, **options):
     if q_positions is not None or q.shape[-2] == k.shape[-2]:
         raise NotApplicable
     offset = k.shape[-2] - q.shape[-2]
-    changed = _leaf(mask, "causal", lambda: _shifted(masks.causal(), -offset))
+    changed = _replaced(mask, "causal", lambda: shifted(masks.causal(), -offset))
     return evaluate(q, k, v, changed, **options)
 
 
@@ -191,7 +174,7 @@ def window_top_left(q, k, v, mask=None, *, q_positions=None, **options):
     if q_positions is not None or q.shape[-2] == k.shape[-2]:
         raise NotApplicable
     offset = k.shape[-2] - q.shape[-2]
-    changed = _leaf(mask, "window", lambda left, right: _shifted(masks.window(left, right), -offset))
+    changed = _replaced(mask, "window", lambda left, right: shifted(masks.window(left, right), -offset))
     return evaluate(q, k, v, changed, **options)
 
 
@@ -206,20 +189,20 @@ def positions_ignored(q, k, v, mask=None, *, q_positions=None, k_positions=None,
 @variant("causal/strict", "ATTN-MASK", "attention")
 def causal_strict(q, k, v, mask=None, **options):
     """A query does not see its own position."""
-    return evaluate(q, k, v, _leaf(mask, "causal", lambda: _shifted(masks.causal(), -1)), **options)
+    return evaluate(q, k, v, _replaced(mask, "causal", lambda: shifted(masks.causal(), -1)), **options)
 
 
 @variant("causal/one_more", "ATTN-MASK", "attention")
 def causal_one_more(q, k, v, mask=None, **options):
     """A query sees one position beyond its own."""
-    return evaluate(q, k, v, _leaf(mask, "causal", lambda: _shifted(masks.causal(), 1)), **options)
+    return evaluate(q, k, v, _replaced(mask, "causal", lambda: shifted(masks.causal(), 1)), **options)
 
 
 def _without(name):
     def call(q, k, v, mask=None, **options):
         if not isinstance(mask, masks.Mask) or mask.name != "and":
             raise NotApplicable
-        return evaluate(q, k, v, _leaf(mask, name, lambda **_: masks.everything()), **options)
+        return evaluate(q, k, v, _replaced(mask, name, lambda **_: masks.everything()), **options)
 
     return call
 
@@ -250,7 +233,7 @@ def mask_lost_with_causal(*args, **kwargs):
 def window_one_more_left(q, k, v, mask=None, **options):
     """One key too many on the left: a window of W tokens passed as W instead of W - 1."""
     grown = lambda left, right: masks.window(None if left is None else left + 1, right)  # noqa: E731
-    return evaluate(q, k, v, _leaf(mask, "window", grown), **options)
+    return evaluate(q, k, v, _replaced(mask, "window", grown), **options)
 
 
 @variant("window/one_fewer_left", "ATTN-MASK", "attention", seen=["cuDNN frontend (left bound exclusive)"])
@@ -262,13 +245,13 @@ def window_one_fewer_left(q, k, v, mask=None, **options):
             raise NotApplicable
         return masks.window(left - 1, right)
 
-    return evaluate(q, k, v, _leaf(mask, "window", shrunk), **options)
+    return evaluate(q, k, v, _replaced(mask, "window", shrunk), **options)
 
 
 @variant("window/right_ignored", "ATTN-MASK", "attention")
 def window_right_ignored(q, k, v, mask=None, **options):
     """The right reach of the window is ignored: nothing beyond the query's own position."""
-    return evaluate(q, k, v, _leaf(mask, "window", lambda left, right: masks.window(left, 0)), **options)
+    return evaluate(q, k, v, _replaced(mask, "window", lambda left, right: masks.window(left, 0)), **options)
 
 
 @variant(
