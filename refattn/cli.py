@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="show a mechanism, function, clause, variant, golden case or mask")
     show.add_argument("name", help="for example attention, MASK-EMPTY, causal/top_left, 'causal() & window(3, 0)'")
-    show.add_argument("--size", type=int, nargs=2, metavar=("N", "M"), default=(12, 16), help="of a drawn mask")
+    show.add_argument("--size", type=int, nargs=2, metavar=("N", "M"), default=(16, 16), help="of a drawn mask")
     return top
 
 
@@ -98,6 +98,8 @@ def _check(options):
     from refattn.testing import adapters, allow, reports
     from refattn.testing.checking import check
 
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
     try:
         target = adapters.get(options.target, options.function, precision=options.precision, layout=options.layout)
     except adapters.NotInstalled as error:

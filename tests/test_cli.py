@@ -97,6 +97,14 @@ def test_show_suggests_what_was_meant(capsys):
     assert "did you mean ATTN-EMPTY" in capsys.readouterr().err
 
 
+def test_a_kernel_in_the_present_folder_is_found(tmp_path):
+    (tmp_path / "mine.py").write_text("from refattn import attention as kernel\n")
+    command = [sys.executable, "-P", "-m", "refattn.cli", "check", "mine:kernel", "--effort", "smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\r" not in done.stderr, "no progress line where nobody looks"
+
+
 def test_the_module_runs_as_a_program():
     assert run("--version").stdout.startswith("refattn ")
     assert run("check", "nonsense").returncode == 2

@@ -322,9 +322,12 @@ def scaling_from_config(config, *, length=None):
         fields["length"] = length
     unknown = sorted(set(fields) - set(scaling._fields))
     missing = [name for name in scaling._fields if name not in fields and name not in scaling._field_defaults]
-    if unknown or missing:
+    if unknown:
         raise ValueError(
-            f"rope_type {kind!r} has no place for {unknown} and lacks {missing}"
+            f"rope_type {kind!r} has no {', '.join(unknown)}"
             " (rope_theta is the argument base, partial_rotary_factor is rotary_dim)"
         )
+    if missing:
+        hint = "; give it by scaling_from_config(config, length=...)" if "length" in missing else ""
+        raise ValueError(f"rope_type {kind!r} needs {', '.join(missing)}{hint}")
     return scaling(**fields)

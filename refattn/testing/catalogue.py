@@ -75,7 +75,7 @@ def listing(what: str) -> list[tuple[str, str]]:
     return [(name, _summary(f)) for name, f in rules().items()]
 
 
-def shown(name: str, n: int = 12, m: int = 16) -> str:
+def shown(name: str, n: int = 16, m: int = 16) -> str:
     """Everything about one name, as text.
 
     Raises
