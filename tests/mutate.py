@@ -2,7 +2,8 @@
 
     python tests/mutate.py                    every module of the dense core
     python tests/mutate.py softmax masks      some
-    python tests/mutate.py --write            also write tests/mutation.md
+    python tests/mutate.py --again            only those that survived the last time
+    python tests/mutate.py --write            also write tests/mutation.json, and tests/mutation.md from it
 
 A mutant changes one comparison, operator, sign, constant, condition or keyword of one module. The tests of that
 module and its golden vectors run against it in a process of its own; a mutant that they pass survives. Survivors that
@@ -13,11 +14,13 @@ the exit code says so.
 import argparse
 import ast
 import copy
+import json
 import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +28,7 @@ MODULES = ("softmax", "masks", "attention", "heads", "positions", "norms", "feed
 TESTS = {
     "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"]
 }
+RESULTS = ROOT / "tests" / "mutation.json"
 LIMIT = 60  # seconds a mutant may take; an endless loop is found out too
 
 SWAPS = {
@@ -35,8 +39,8 @@ SWAPS = {
     ast.And: [ast.Or], ast.Or: [ast.And],
 }  # fmt: skip
 
-# (module, line of source without indentation, mutation) -> why it computes the same function
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+# (line of source without indentation, mutation) -> why it computes the same function
+EQUIVALENT: dict[tuple[str, str], str] = {}
 
 
 def mutants(source):
@@ -168,64 +172,69 @@ def main():
     """Run the mutants; exit code 1 if one survives that is not known to be equivalent."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", default=MODULES, metavar="module")
-    parser.add_argument("--write", action="store_true", help="write tests/mutation.md")
+    parser.add_argument("--again", action="store_true", help="only the survivors in tests/mutation.json")
+    parser.add_argument("--write", action="store_true", help="write tests/mutation.json and tests/mutation.md")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     _warm()
-    sources = {(m, file): (ROOT / file).read_text() for m in options.modules for file in files_of(m)}
-    with tempfile.TemporaryDirectory() as folder:
-        for (module, file), source in sources.items():
-            if _attempt((folder, module, file, 0, "unchanged", source))[-1]:
-                sys.exit(f"the tests of {module} fail on the unchanged module")
-        tasks = [(folder, m, file, *mutant) for (m, file), source in sources.items() for mutant in mutants(source)]
-        survivors, done, counts = [], 0, {m: [0, 0] for m in options.modules}
-        # a non-daemonic pool: its workers have children of their own
-        from concurrent.futures import ProcessPoolExecutor
-
-        with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-            for module, file, line, what, killed in pool.map(_attempt, tasks):
-                done += 1
-                counts[module][0] += 1
-                counts[module][1] += killed
-                if not killed:
-                    survivors.append(
-                        (module, sources[module, file].splitlines()[line - 1].strip(), what, f"{file}:{line}")
-                    )
-                if sys.stderr.isatty():
-                    print(f"\r{done}/{len(tasks)}", end="", file=sys.stderr)
-    text, unknown = _report(counts, survivors)
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known = {m: found for m, found in known.items() if m in MODULES}
+    for module in options.modules:
+        if module not in known or not options.again:
+            known[module] = {"mutants": 0, "survivors": []}
+        _judge(module, known[module], options)
+    text, holes = _report(known)
     print(text)
     if options.write:
-        (ROOT / "tests" / "mutation.md").write_text(text)
-    return 1 if unknown else 0
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+        RESULTS.with_suffix(".md").write_text(text)
+    return 1 if holes else 0
 
 
-def _report(counts, survivors):
-    known = [(s, EQUIVALENT[s[:3]]) for s in survivors if s[:3] in EQUIVALENT]
-    unknown = [s for s in survivors if s[:3] not in EQUIVALENT]
-    lines = [
-        "# Mutation score",
-        "",
-        "Written by `python tests/mutate.py --write`.",
-        "",
-        "| module | mutants | killed | equivalent | survive |",
-        "|---|---|---|---|---|",
-    ]
-    for module, (total, killed) in counts.items():
-        same, open_ = sum(s[0] == module for s, _ in known), sum(s[0] == module for s in unknown)
-        lines.append(f"| {module} | {total} | {killed} | {same} | {open_} |")
-    total, killed = sum(c[0] for c in counts.values()), sum(c[1] for c in counts.values())
-    effective = max(1, total - len(known))
-    lines += [
-        "",
-        f"Killed: {killed} of {total}; of those that compute another function {100 * killed / effective:.1f} %.",
-        "",
-    ]
-    if known:
-        lines += ["## Equivalent", "", *(f"- `{s[0]}`: `{s[1]}` with {s[2]}: {reason}" for s, reason in known), ""]
-    if unknown:
-        lines += ["## Surviving", "", *(f"- {s[3]}: `{s[1]}` with {s[2]}" for s in unknown), ""]
-    return "\n".join(lines), unknown
+def _judge(module, found, options):
+    """Run the mutants of a module and write down which survive."""
+    sources = {file: (ROOT / file).read_text() for file in files_of(module)}
+    before = [tuple(survivor) for survivor in found["survivors"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for file, source in sources.items():
+            if _attempt((folder, module, file, 0, "unchanged", source))[-1]:
+                sys.exit(f"the tests of {module} fail on the unchanged module")
+        tasks = [(folder, module, file, *mutant) for file, source in sources.items() for mutant in mutants(source)]
+        found["mutants"] = len(tasks)
+        if options.again:
+            tasks = [t for t in tasks if (t[2], sources[t[2]].splitlines()[t[3] - 1].strip(), t[4]) in before]
+        found["survivors"] = []
+        with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+            for done, (_, file, line, what, killed) in enumerate(pool.map(_attempt, tasks), start=1):
+                if not killed:
+                    found["survivors"].append([file, sources[file].splitlines()[line - 1].strip(), what])
+                if sys.stderr.isatty():
+                    print(f"\r{module}: {done}/{len(tasks)}", end="", file=sys.stderr)
+
+
+def _report(known):
+    """The score as Markdown, and the survivors that nothing excuses."""
+    lines = ["# Mutation score", "", "Written by `python tests/mutate.py --write`.", ""]
+    lines += ["| module | mutants | killed | equivalent | survive |", "|---|---|---|---|---|"]
+    excused, holes, total = [], [], 0
+    for module in sorted(known):
+        survivors = [tuple(survivor) for survivor in known[module]["survivors"]]
+        mine = [s for s in survivors if s[1:] in EQUIVALENT]
+        open_ = [s for s in survivors if s[1:] not in EQUIVALENT]
+        count = known[module]["mutants"]
+        lines.append(f"| {module} | {count} | {count - len(survivors)} | {len(mine)} | {len(open_)} |")
+        excused, holes, total = excused + mine, holes + open_, total + count
+    killed = total - len(excused) - len(holes)
+    share = 100 * killed / max(1, total - len(excused))
+    lines += ["", f"Killed: {killed} of {total}; of those that compute another function {share:.1f} %.", ""]
+    if excused:
+        rows = [
+            f"- {file}: `{line}` with {what}: {EQUIVALENT[line, what]}" for file, line, what in dict.fromkeys(excused)
+        ]
+        lines += ["## Equivalent", "", *rows, ""]
+    if holes:
+        lines += ["## Surviving", "", *(f"- {file}: `{line}` with {what}" for file, line, what in holes), ""]
+    return "\n".join(lines), holes
 
 
 if __name__ == "__main__":
