@@ -40,7 +40,42 @@ SWAPS = {
 }  # fmt: skip
 
 # (line of source without indentation, mutation) -> why it computes the same function
-EQUIVALENT: dict[tuple[str, str], str] = {}
+_DIVIDES_ZERO = "the denominator of a row in which every numerator is 0: any number but 0 will do"
+_TIMES_ZERO = "multiplied by a weight of 0: any finite number will do"
+EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "out_a = xp.where((lse_a == -math.inf)[..., None], 0.0, out_a)  # absent, not multiplied by zero [MERGE-IDENTITY]",
+        "0.0 -> 1.0",
+    ): _TIMES_ZERO,
+    ("out_b = xp.where((lse_b == -math.inf)[..., None], 0.0, out_b)", "0.0 -> 1.0"): _TIMES_ZERO,
+    (
+        "return xp.where(peak == -math.inf, 0.0, peak)  # -inf - (-inf) would be NaN",
+        "0.0 -> 1.0",
+    ): "subtracted from -infinity: any finite number will do",
+    (
+        "return weights / xp.where(total == 0, 1.0, total)  # an empty row stays zero [SOFTMAX-EMPTY]",
+        "1.0 -> 2.0",
+    ): _DIVIDES_ZERO,
+    (
+        "return out / xp.where(total == 0, 1.0, total)[..., None], xp.log(total) + peak",
+        "1.0 -> 2.0",
+    ): _DIVIDES_ZERO,
+    ("w = w / xp.where(total == 0, 1.0, total)  # an empty row stays zero [ATTN-EMPTY]", "1.0 -> 2.0"): _DIVIDES_ZERO,
+    ("out = xp.matmul(weights, xp.where(finite, v, 0.0))", "0.0 -> 1.0"): (
+        "stands for a value that is replaced by infinity or NaN where it counts, and has weight 0 where not"
+    ),
+    ("return None, 0.0", "0.0 -> 1.0"): "a rate that goes with no draws and is not used",
+    ("if not cap > 0:", "Gt -> GtE"): "0 has been taken out before",
+    (
+        "w = w * xp.where(lse == -math.inf, 0.0, 1.0 / (1.0 + xp.exp(against)))[..., None]  # sigmoid(lse - sink)",
+        "0.0 -> 1.0",
+    ): "multiplies weights that are 0",
+    (
+        "return xp.where(x < 0, 0.0, x)  # not a maximum: NaN stays NaN in every library",
+        "Lt -> LtE",
+    ): "differs in the sign of zero only, which is not specified",
+    ("return xp.where(x < 0, small, 1.0) / (1.0 + small)", "Lt -> LtE"): "at 0 both branches are 1",
+}
 
 
 def mutants(source):
