@@ -326,6 +326,7 @@ def check_shapes(q, k, v, bias, sinks):
 
 
 def _heads_hint(q, k, **_):
-    if q and k and k[-1] > 1 and q[-1] % k[-1] == 0:
-        return f"; for {q[-1]} query heads over {k[-1]} key/value heads use grouped_query_attention"
+    heads, kv_heads = (q or (1,))[-1], (k or (1,))[-1]
+    if kv_heads > 1 and heads % kv_heads == 0:
+        return f"; for {heads} query heads over {kv_heads} key/value heads use grouped_query_attention"
     return ""

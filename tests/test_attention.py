@@ -420,6 +420,20 @@ GOOD = dict(zip("qkv", qkv(16), strict=True))
         ({"k": np.zeros((5, 4))}, ValueError, r"k has head size 4, q has 3: both are D in"),
         ({"v": np.zeros((4, 2))}, ValueError, "v has 4 keys, k has 5: both are M in"),
         ({"k": np.zeros((2, 5, 3))}, ValueError, r"leading axes .* do not broadcast: q \(2, 3\), k \(2,\)"),
+        ({"k": np.zeros((2, 2, 5, 3))}, ValueError, r"v \(2, 3\)$"),
+        ({"q": np.zeros((4, 3)), "k": np.zeros((2, 5, 3))}, ValueError, r"v \(2, 3\)$"),
+        ({"k": np.zeros((5, 3)), "v": np.zeros((4, 5, 2))}, ValueError, r"v \(4,\)$"),
+        (
+            {"q": np.zeros((7, 3, 4, 3)), "k": np.zeros((5, 1, 5, 3)), "v": np.zeros((5, 1, 5, 2))},
+            ValueError,
+            r"v \(5, 1\)$",
+        ),
+        (
+            {"q": np.zeros((4, 4, 3)), "k": np.zeros((2, 5, 3)), "v": np.zeros((2, 5, 2))},
+            ValueError,
+            "4 query heads over 2 key",
+        ),
+        ({"bias": np.zeros(6)}, ValueError, r"bias has shape \(6,\); .*: M differs"),
         (
             {"q": np.zeros((2, 6, 4, 3))},
             ValueError,

@@ -130,6 +130,7 @@ def test_scalars():
     assert backend.number("scale", np.float32(0.5)) == 0.5
     assert type(backend.number("scale", np.float64(0.5))) is float
     assert backend.integer("n", np.int64(3)) == 3
+    assert backend.number("eps", 1e-9, positive=True) == 1e-9
     for bad, error, message in (
         (lambda: backend.number("scale", "x"), TypeError, "scale must be a real number, not 'x'"),
         (lambda: backend.number("eps", 0.0, positive=True), ValueError, "eps is 0.0; it must be positive"),

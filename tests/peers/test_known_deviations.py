@@ -11,7 +11,13 @@ pytestmark = pytest.mark.peers
 # What the specification says of each that people run into most: it must be found, and by this name.
 NAMED = {
     "onnxruntime": {"causal/top_left", "mask/adds", "values/multiplied_by_zero", "scale/square_root_on_both"},
-    "onnx": {"causal/top_left", "window/top_left", "mask/adds", "values/multiplied_by_zero", "scale/square_root_on_both"},
+    "onnx": {
+        "causal/top_left",
+        "window/top_left",
+        "mask/adds",
+        "values/multiplied_by_zero",
+        "scale/square_root_on_both",
+    },
     "torch": {"causal/top_left", "mask/adds", "values/multiplied_by_zero", "bias/infinity_adds"},
     "jax": {"causal/top_left", "empty_row/mean", "values/multiplied_by_zero"},
 }
