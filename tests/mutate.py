@@ -42,6 +42,8 @@ SWAPS = {
 
 # (line of source without indentation, mutation) -> why it computes the same function
 _DIVIDES_ZERO = "the denominator of a row in which every numerator is 0: any number but 0 will do"
+_FLATTENS = "NumPy takes any negative length for 'what is left'"
+_EQUAL = "both lists have one entry for each frequency"
 _TIMES_ZERO = "multiplied by a weight of 0: any finite number will do"
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
@@ -76,6 +78,51 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "Lt -> LtE",
     ): "differs in the sign of zero only, which is not specified",
     ("return xp.where(x < 0, small, 1.0) / (1.0 + small)", "Lt -> LtE"): "at 0 both branches are 1",
+    **{
+        ("_FARTHEST = 2**63 - 1  # no two int64 positions that a rule can subtract are farther apart", what): (
+            "NumPy compares with integers beyond int64 too; the clamp is for libraries that cannot"
+        )
+        for what in ("Sub -> Add", "1 -> 2", "2 -> 3", "63 -> 64")
+    },
+    ("while steps < related.shape[-1]:", "Lt -> LtE"): "one squaring more of a relation that is closed already",
+    ("while steps < related.shape[-1]:", "1 -> 2"): "the table is square",
+    ("return xp.reshape(xp.take_along_axis(table, positions, axis=-1), (*lead, *pairs))", "axis= dropped"): (
+        "NumPy's default is this axis; other libraries want it said"
+    ),
+    ('return Mask(lambda i, j: (i == i) & (j == j), "everything")', "BitAnd -> BitOr"): "both sides are True",
+    ("like = values if _is_array(values) else np.empty(0)", "0 -> 1"): "only its library counts",
+    (
+        "return next((x for x in (*candidates, *self._data()) if _is_array(x)), np.empty(0))",
+        "0 -> 1",
+    ): "only its library counts",
+    (
+        "lambda i, j: (j <= i) & ((i - j <= stride) | ((i - j) % stride == 0)),",
+        "LtE -> Lt",
+    ): "a distance of exactly one stride is a multiple of it",
+    (
+        "return seen & xp.all(up == up, axis=-1)[..., None, None]  # all of nothing: True, with the leading axes",
+        "Eq -> NotEq",
+    ): "all of nothing is True",
+    ("xp, like = backend.floating(like=np.empty(0) if like is None else like)", "0 -> 1"): "only its library counts",
+    ('like = positions if hasattr(positions, "dtype") else np.empty(0)', "0 -> 1"): "only its library counts",
+    ('bucket = xp.searchsorted(starts, xp.reshape(distance, (-1,)), side="right")', "1 -> 2"): _FLATTENS,
+    (
+        "return xp.reshape(xp.take(xp.reshape(table, (-1,)), xp.reshape(index, (-1,))), index.shape)",
+        "1 -> 2",
+    ): _FLATTENS,
+    ("flat = xp.reshape(rows, (-1,))", "1 -> 2"): _FLATTENS,
+    ("return RopeFrequencies(np.asarray(theta, dtype=np.float64), attention_factor)", "dtype= dropped"): (
+        "a list of Python floats is float64"
+    ),
+    (
+        "return theta, math.sqrt(1.0 + math.log(maximum / original) / math.log(original)) if maximum > original else 1.0",
+        "Gt -> GtE",
+    ): "where both are equal the root is 1",
+    ("theta = [t / factor * r + t * (1.0 - r) for t, r in zip(theta, ramp, strict=True)]", "True -> False"): _EQUAL,
+    ("return [t / factor * (1.0 - k) + t * k for t, k in zip(theta, kept, strict=True)]", "True -> False"): _EQUAL,
+    ("return xp.arange(start, stop, dtype=xp.int64, **_beside(xp, like))", "dtype= dropped"): (
+        "the default integer is int64 where this ran"
+    ),
 }
 
 
