@@ -93,7 +93,7 @@ class PackedMultiHeadParams(NamedTuple):
         values = _columns("w_o", self.w_o.shape[0], heads, "rows", "H·Dv") * kv_heads
         columns = self.w_qkv.shape[1]
         width = (columns - values) // (heads + kv_heads)  # D
-        if width < 0 or width * (heads + kv_heads) + values != columns:
+        if width < 1 or width * (heads + kv_heads) + values != columns:
             raise ValueError(
                 f"w_qkv has {columns} columns; with H={heads}, G={kv_heads} and Dv={values // kv_heads}"
                 " (from the rows of w_o) they must be H·D + G·D + G·Dv"
@@ -271,8 +271,7 @@ def grouped_query_attention(
     heads, kv_heads = _grouping(q, k, v)
     n, m = q.shape[-2], k.shape[-2]
     mask = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
-    if keep is not None:
-        backend.boolean(xp, keep=keep)
+    backend.boolean(xp, keep=keep)
     for name, x, place in (("bias", bias, -3), ("mask", mask, -3), ("keep", keep, -3), ("sinks", sinks, -1)):
         _head_axis(name, x, place, heads)
     # With one key/value head only: shapes are checked as the caller knows them, before they are regrouped.

@@ -609,3 +609,28 @@ def test_errors_of_projections_say_what_was_wrong():
         call(x, None, packed._replace(b_qkv=np.zeros(12)))
     with pytest.raises(TypeError, match="w_qkv is a list"):
         call(x, None, packed._replace(w_qkv=[1.0]))
+
+
+@pytest.mark.clause("MHA-PACKED", "MHA-REFUSE")
+def test_packed_heads_of_size_one_and_none():
+    one = PackedMultiHeadParams(np.arange(6.0).reshape(1, 6), np.ones((2, 3)))
+    params = one.unpack(2, 2)  # H·D + G·D + G·Dv = 2 + 2 + 2
+    np.testing.assert_array_equal(params.w_q, [[0.0, 1.0]])
+    np.testing.assert_array_equal(params.w_k, [[2.0, 3.0]])
+    np.testing.assert_array_equal(params.w_v, [[4.0, 5.0]])
+    with pytest.raises(ValueError, match="w_qkv has 2 columns; with H=2, G=2 and Dv=1"):
+        PackedMultiHeadParams(np.zeros((1, 2)), np.ones((2, 3))).unpack(2, 2)
+
+
+@pytest.mark.clause("MHA-REFUSE")
+def test_no_heads_at_all_are_refused():
+    eye = np.eye(2)
+    with pytest.raises(ValueError, match="heads is 0; it must be at least 1"):
+        multi_head_attention(eye, None, MultiHeadParams(eye, eye, eye, eye), heads=0)
+
+
+@pytest.mark.clause("HEADS-OPTIONS")
+def test_dropout_draws_that_are_no_array_are_refused():
+    x = np.zeros((2, 3, 4))
+    with pytest.raises(TypeError, match="keep is a list; it must be an array of numpy"):
+        grouped_query_attention(x, x, x, dropout=([[True] * 3] * 3, 0.5))
