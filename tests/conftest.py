@@ -75,7 +75,7 @@ class Library:
             return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
         if isinstance(x, masks.Mask):  # a rule may carry arrays
             rebuilt = lambda rule: getattr(masks, rule.name)(**{k: self.array(v) for k, v in rule.arguments.items()})  # noqa: E731
-            return rewrite(x, rebuilt) if _carries_arrays(x) else x
+            return rewrite(x, rebuilt) if any(isinstance(value, np.ndarray) for value in x._data()) else x
         return x
 
     def numpy(self, x):
@@ -97,11 +97,6 @@ class Library:
         for x, was in zip((*args, *kwargs.values()), before, strict=True):
             np.testing.assert_equal(_copies(self.numpy(x)), was, err_msg="an input was modified")
         return self.numpy(result)
-
-
-def _carries_arrays(mask):
-    own = any(isinstance(value, np.ndarray) for value in mask.arguments.values())
-    return own or any(_carries_arrays(part) for part in mask.parts)
 
 
 def _copies(x):

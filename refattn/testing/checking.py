@@ -16,30 +16,15 @@ from refattn.testing.allow import Allowance
 from refattn.testing.matches import SMALL_VALUES, Comparison, compare
 from refattn.testing.recipes import recipes
 from refattn.testing.rounding import round_to
-from refattn.testing.vectors import results
+from refattn.testing.vectors import function_named, results
 
 EFFORTS = ("smoke", "standard", "full")
 STATUSES = ("holds", "broken", "known", "unsupported")
 
-# The mechanism on whose page a reference function's clauses stand.
-MECHANISM = {
-    "softmax": "softmax",
-    "logsumexp": "softmax",
-    "merge": "softmax",
-    "attention": "attention",
-    "attention_weights": "attention",
-    "grouped_query_attention": "heads",
-    "multi_head_attention": "heads",
-    "positions.rotate": "positions",
-    "rope": "positions",
-    "layer_norm": "norms",
-    "rms_norm": "norms",
-}
-
 
 def mechanism_of(function: str) -> str:
-    """The mechanism to which a reference function belongs."""
-    return MECHANISM.get(function, "feedforward")
+    """The mechanism to which a reference function belongs: the module that it lives in."""
+    return function_named(function).__module__.split(".")[1]
 
 
 @dataclass(frozen=True)

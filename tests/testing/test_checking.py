@@ -11,7 +11,7 @@ import refattn
 from refattn import masks
 from refattn.testing import allow, reports
 from refattn.testing.adapters import Adapter, CallableAdapter, Unsupported
-from refattn.testing.checking import check
+from refattn.testing.checking import check, mechanism_of
 
 
 def top_left(q, k, v, mask=None, **options):
@@ -224,6 +224,28 @@ def test_an_adapter_may_offer_several_functions():
     assert report.ok
     assert {r.case.function for r in report.results} == {"softmax", "logsumexp"}
     assert {r.case.dtype for r in report.results} == {"float64", "float32"}
+
+
+@pytest.mark.parametrize(
+    ("function", "mechanism"),
+    [
+        ("logsumexp", "softmax"),
+        ("attention_weights", "attention"),
+        ("multi_query_attention", "heads"),
+        ("positions.rotate", "positions"),
+        ("rms_norm", "norms"),
+        ("gelu", "feedforward"),
+        ("Mask.dense", "masks"),
+    ],
+)
+def test_a_function_belongs_to_the_mechanism_it_lives_in(function, mechanism):
+    assert mechanism_of(function) == mechanism
+
+
+def test_one_mechanism_can_be_checked_alone():
+    assert check(refattn.attention, mechanism="attention", effort="smoke").ok
+    with pytest.raises(ValueError, match="nothing to check for mechanism 'softmax'"):
+        check(refattn.attention, mechanism="softmax", effort="smoke")
 
 
 def test_wrong_use_is_named():
