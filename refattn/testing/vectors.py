@@ -119,9 +119,14 @@ def function_named(name: str):
 
 
 def results(returned) -> dict[str, Any]:
-    """What a function returned, by the names that vectors use: out, lse, or the fields of a NamedTuple."""
+    """What a function returned, by the names that vectors use: out, lse, or the fields of a NamedTuple or dict.
+
+    A field that is None is one that was not asked for.
+    """
     if hasattr(returned, "_asdict"):
-        return returned._asdict()
+        returned = returned._asdict()
+    if isinstance(returned, dict):
+        return {name: value for name, value in returned.items() if value is not None}
     if isinstance(returned, tuple):
         return dict(zip(("out", "lse"), returned, strict=True))
     return {"out": returned}

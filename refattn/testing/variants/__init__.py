@@ -7,12 +7,11 @@ the tests (every variant must be caught by the golden cases), and it fills the s
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-_MODULES = ("backend", "softmax", "masks", "attention", "heads", "positions", "norms", "feedforward")
 
 
 class NotApplicable(Exception):
@@ -75,8 +74,8 @@ def variants(function: str | None = None) -> list[Variant]:
 
     What goes wrong in attention goes wrong in grouped-query attention as well: there its variants count, too.
     """
-    for module in _MODULES:
-        importlib.import_module(f"{__name__}.{module}")
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
     own = [v for v in VARIANTS.values() if function is None or v.function == function]
     if function == "grouped_query_attention":
         own += [_grouped(v) for v in VARIANTS.values() if v.function == "attention"]

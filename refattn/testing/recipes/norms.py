@@ -1,0 +1,35 @@
+"""Inputs for the norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from refattn.testing.recipes import RECIPES, Draw, Recipe, count
+
+
+def _norm_recipes(clause, parameters):
+    def generate(draw: Draw, effort: str) -> Iterator[Recipe]:
+        def case(x, **rest):
+            return {"x": draw.round(x), **parameters(draw, x.shape[-1]), **rest}
+
+        yield "plain", (clause,), case(draw.normal(3, 5, 7))
+        yield "small", (clause,), case(draw.normal(3, 37, scale=2.0**-10))
+        yield "eps_matters", (clause,), case(draw.normal(3, 37, scale=2.0**-8), eps=1e-3)
+        spike = draw.normal(3, 37)
+        spike[:, 5] = 1000.0
+        yield "spike", (clause,), case(spike)
+        yield "zeros", (clause,), case(np.zeros((2, 7)))
+        yield "offset", (clause,), case(draw.normal(3, 37) + 8.0)
+        for number in range(count(effort, 2, 12, 100)):
+            x = draw.normal(draw.between(1, 6), draw.between(1, 130), scale=2.0 ** draw.between(-6, 6))
+            yield f"random_{number:04}", (clause,), case(x)
+
+    return generate
+
+
+RECIPES["layer_norm"] = _norm_recipes(
+    "LAYERNORM-OUT", lambda draw, e: {"gamma": draw.normal(e), "beta": draw.normal(e)}
+)
+RECIPES["rms_norm"] = _norm_recipes("RMSNORM-OUT", lambda draw, e: {"gamma": draw.normal(e)})
