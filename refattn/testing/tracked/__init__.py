@@ -1,0 +1,97 @@
+"""Error bounds without hand derivation: arrays that carry how wrong they may be.
+
+A `Tracked` array holds exact values and, element by element, how far from them a correct kernel of a precision profile
+can be. It follows the array API, so that the reference functions themselves run on it: every operation passes the
+errors of its operands on and adds its own rounding. What is rounded, and when:
+
+- a step of arithmetic rounds once, in the accumulator's format; exp, log, tanh, erf, sin, cos and sqrt err by u_exp;
+- a sum of n terms errs by γ_n, in whatever order a kernel adds; constants are rounded;
+- what enters a matrix product is rounded to the format of weights, unless it was read from memory;
+- where a profile stores scores (eager order), every step's result is stored in that format; a step that reduces over
+  a row (softmax, a norm) is one kernel, whose inside stays in the accumulator until it meets another argument;
+- results are rounded to the profile's output format.
+
+Two dependencies between operands are followed, since attention would be hopeless without them. The maximum that a
+softmax subtracts cancels, whatever its error. And weights that are divided by their own sum err together: errors θ of
+the weights move Σ p v by Σ p θ (v - o) / (1 + Σ p θ), not by Σ p |θ| |v| (docs/bounds.md derives it).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refattn import masks
+from refattn.testing.bounds import Bound
+from refattn.testing.profiles import Profile
+from refattn.testing.rounding import FORMATS
+from refattn.testing.tracked.array import MEMORY, Tracked, rounded
+from refattn.testing.tracked.namespace import Namespace
+from refattn.testing.variants.masks import rewrite
+from refattn.testing.vectors import function_named, results
+
+
+def automatic_bound(function: str, profile: Profile, /, *args, **kwargs) -> dict[str, Bound]:
+    """The results of any reference function with their hard bounds, from its own code.
+
+    The bound holds for a kernel that takes the reference's steps, each sum in any order.
+
+    Parameters
+    ----------
+    function : str
+        'attention', 'positions.rotate'.
+    profile : Profile
+    *args, **kwargs
+        The reference function's arguments (NumPy).
+
+    Examples
+    --------
+    >>> from refattn.testing.profiles import profile
+    >>> found = automatic_bound("softmax", profile("float32"), np.zeros(4))["out"]
+    >>> float(found.value[0]), bool(found.hard[0] < 1e-6)
+    (0.25, True)
+    """
+    xp = Namespace(profile)
+    with np.errstate(all="ignore"):
+        returned = function_named(function)(
+            *(_tracked(xp, x) for x in args), **{name: _tracked(xp, x) for name, x in kwargs.items()}
+        )
+        return {name: _bound(profile, name, x) for name, x in _flat(results(returned)).items()}
+
+
+def _flat(found):
+    """Parameter sets among the results (gradients of them) field by field: 'params.w_in'."""
+    flat: dict[str, Any] = {}
+    for name, x in found.items():
+        if hasattr(x, "_asdict"):
+            flat |= {f"{name}.{key}": value for key, value in _flat(results(x)).items()}
+        else:
+            flat[name] = x
+    return flat
+
+
+def _bound(profile, name, x):
+    if not isinstance(x, Tracked):
+        return Bound(np.asarray(x), np.zeros(np.shape(x)))
+    if x.value.dtype.kind != "f":
+        return Bound(x.value, np.zeros(x.shape))
+    fmt = FORMATS["float32"] if name == "lse" and profile.out.precision < 24 else profile.out
+    done = x.place == MEMORY and (x.leaf or profile.scores is fmt)
+    error = np.asarray(x.error)
+    return Bound(x.value, error if done else rounded(x.value, error, fmt))
+
+
+def _tracked(xp, x):
+    """An argument with every array in it tracked and free of error, rules and parameter sets included."""
+    if isinstance(x, np.ndarray | np.generic):
+        x = np.asarray(x)
+        return Tracked(xp, x.astype(np.float64) if x.dtype.kind == "f" else x, place=MEMORY, leaf=True)
+    if isinstance(x, tuple | list):
+        items = [_tracked(xp, item) for item in x]
+        return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
+    if isinstance(x, masks.Mask) and any(isinstance(value, np.ndarray) for value in x._data()):
+        return rewrite(
+            x, lambda rule: getattr(masks, rule.name)(**{k: _tracked(xp, v) for k, v in rule.arguments.items()})
+        )
+    return x
