@@ -27,6 +27,7 @@ from refattn.testing.bounds import Bound
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
 from refattn.testing.tracked.array import MEMORY, Tracked, rounded
+from refattn.testing.tracked.moving import constant_error
 from refattn.testing.tracked.namespace import Namespace
 from refattn.testing.variants.masks import rewrite
 from refattn.testing.vectors import function_named, results
@@ -72,14 +73,16 @@ def _flat(found):
 
 
 def _bound(profile, name, x):
-    if not isinstance(x, Tracked):
-        return Bound(np.asarray(x), np.zeros(np.shape(x)))
+    fmt = FORMATS["float32"] if name == "lse" and profile.out.precision < 24 else profile.out
+    if not isinstance(x, Tracked):  # a constant
+        value = np.asarray(x)
+        number = value.dtype.kind == "f"
+        return Bound(value, rounded(value, constant_error(profile, value), fmt) if number else np.zeros(value.shape))
     if x.value.dtype.kind != "f":
         return Bound(x.value, np.zeros(x.shape))
-    fmt = FORMATS["float32"] if name == "lse" and profile.out.precision < 24 else profile.out
-    done = x.place == MEMORY and (x.leaf or profile.scores is fmt)
     error = np.asarray(x.error)
-    return Bound(x.value, error if done else rounded(x.value, error, fmt))
+    stored = x.place == MEMORY and (x.leaf or profile.scores is fmt)
+    return Bound(x.value, error if stored else rounded(x.value, error, fmt))
 
 
 def _tracked(xp, x):

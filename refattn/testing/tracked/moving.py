@@ -52,8 +52,7 @@ class Moving:
         error = 0.0
         if value.dtype.kind == "f":
             value = value.astype(np.float64)
-            if self.profile.out.name != "float64":
-                error = np.abs(value - round_to(value, "float32"))
+            error = constant_error(self.profile, value)
         return Tracked(self, value, error, place=CONSTANT)
 
     def arange(self, start, stop=None, step=1, dtype=None, device=None):
@@ -232,3 +231,10 @@ class Moving:
 
 def _is_zero(x):
     return not isinstance(x, Tracked) and x == 0
+
+
+def constant_error(profile, value):
+    """Of numbers that Python computed in float64, by a dozen roundings or so, and that a kernel has in float32."""
+    stored = round_to(value, "float32")
+    error = np.where(stored == value, 0.0, 16 * 2.0**-53 * np.abs(value))
+    return error if profile.out.name == "float64" else error + np.abs(value - stored)

@@ -380,7 +380,7 @@ def _centred(weights, ratio: Ratio, v, out):
     def flat(x, rows, width):
         return np.broadcast_to(x, (*lead, rows, width)).reshape(heads, rows, width)
 
-    moved, factor, present = (flat(x, n, m) for x in (ratio.moved, ratio.factor, weights != 0))
+    moved, factor, present = (flat(x, n, m) for x in (ratio.moved, ratio.factor, (weights != 0) | (ratio.moved > 0)))
     values, centre = flat(finite(v), m, columns), flat(finite(out), n, columns)
     result = np.zeros_like(centre)
     step = max(1, _CHUNK // max(m * columns, 1))
