@@ -21,7 +21,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]  # the checkout before anything installed
 
-from generator import check, mechanisms, overviews  # noqa: E402
+from generator import check, mechanisms, overviews, power  # noqa: E402
 from generator.text import Book, Page, table  # noqa: E402
 
 OUT = DOCS / "_gen"
@@ -60,6 +60,7 @@ def write_pages(draft=False):
         "profiles": overviews.profiles,
         "formats": overviews.formats,
         "kit-reference": lambda: overviews.kit_reference(book),
+        **power.parts(),
     }
     pages = dict(static(book, parts))
     pages |= {m.path: mechanisms.page_of(m, book) for m in found}
@@ -96,7 +97,7 @@ def static(book, parts):
         if OUT in source.parents:
             continue
         path = source.relative_to(DOCS).as_posix()
-        path = {"bounds.md": "kit/bounds.md"}.get(path, path)
+        path = {"bounds.md": "kit/bounds.md", "power.md": "kit/power.md"}.get(path, path)
         text = Page(book, path).markdown(source.read_text(encoding="utf-8"))
         for mark in re.findall(r"<!-- build: ?(.*?) ?-->", text):
             if mark not in parts:
@@ -120,7 +121,7 @@ def navigation(found, pages):
     groups = {
         "Start": ["index.md", "reading.md", "conventions.md"],
         "Mechanisms": [m.path for m in found],
-        "Kit": ["kit/index.md", "kit/bounds.md", "kit/variants.md"],
+        "Kit": ["kit/index.md", "kit/bounds.md", "kit/power.md", "kit/variants.md"],
         "For implementers": ["implementers/index.md", "implementers/clauses.md", "implementers/flags.md"],
         "Errata": ["errata.md"],
     }

@@ -12,7 +12,20 @@ import types
 
 __version__ = "0.1.0"
 
-_MODULES = ("attention", "backend", "feedforward", "heads", "masks", "norms", "positions", "softmax", "testing")
+_MODULES = (
+    "attention",
+    "backend",
+    "cache",
+    "feedforward",
+    "gradients",
+    "heads",
+    "masks",
+    "norms",
+    "positions",
+    "softmax",
+    "testing",
+    "tiled",
+)
 _HOME = {
     "softmax": "softmax logsumexp merge",
     "attention": "attention attention_weights attention_stages AttentionStages Dropout",
@@ -23,6 +36,12 @@ _HOME = {
     "norms": "layer_norm rms_norm deepnorm_constants",
     "feedforward": "relu gelu quick_gelu silu squared_relu softplus sigmoid tanh feed_forward gated_feed_forward"
     " FeedForwardParams GatedFeedForwardParams",
+    "cache": "KVCache RollingKVCache SinkKVCache PagedKVCache PagePool QuantizedKVCache LatentKVCache CrossKVCache",
+    "gradients": "AttentionGradients attention_vjp grouped_query_attention_vjp multi_query_attention_vjp"
+    " multi_head_attention_vjp softmax_vjp logsumexp_vjp merge_vjp layer_norm_vjp rms_norm_vjp relu_vjp gelu_vjp"
+    " quick_gelu_vjp silu_vjp squared_relu_vjp softplus_vjp sigmoid_vjp tanh_vjp feed_forward_vjp"
+    " gated_feed_forward_vjp rope_vjp",
+    "tiled": "tiled_attention tiled_attention_vjp split_attention packed_attention attention_io",
 }
 _FLAT = {name: module for module, names in _HOME.items() for name in names.split()}
 

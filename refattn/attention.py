@@ -225,13 +225,11 @@ def _attend(
     allowed = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
     if allowed is not None:
         backend.broadcast("leading axes", mask=allowed.shape[:-2], q_k_v=lead)
-    scale = _scale(scale, q.shape[-1])
+    scale, cap = checked_scale(scale, q.shape[-1]), checked_softcap(softcap)
     record = {} if record is None else record
 
     s = record["scores"] = scale * xp.matmul(q, xp.matrix_transpose(k))  # (..., N, M)
-    if softcap is not None and (cap := backend.number("softcap", softcap)) != 0:
-        if not cap > 0:
-            raise ValueError(f"softcap is {cap}; it must be positive (None or 0 for none)")
+    if cap:
         s = cap * xp.tanh(s / cap)  # before bias and mask: a capped -inf would be -c and let the key in [ATTN-ORDER]
     record["softcap"] = s
     if bias is not None:
@@ -277,12 +275,19 @@ def _mix(xp, weights, present, v):
     return xp.where(reach[math.nan] | (reach[math.inf] & reach[-math.inf]), math.nan, out)
 
 
-def _scale(scale, d):
+def checked_scale(scale, d):
     if scale is not None:
         return backend.number("scale", scale)
     if d == 0:
         raise ValueError("q has D = 0 in (..., N, D): the default scale 1/√D needs D of at least 1, so give scale")
     return 1.0 / math.sqrt(d)
+
+
+def checked_softcap(softcap):
+    cap = 0.0 if softcap is None else backend.number("softcap", softcap)
+    if not cap >= 0:
+        raise ValueError(f"softcap is {cap}; it must be positive (None or 0 for none)")
+    return cap
 
 
 def checked_dropout(dropout):

@@ -179,9 +179,19 @@ def asarray(xp, values, like, dtype):
     return xp.asarray(values, dtype=dtype, **_beside(xp, like))
 
 
+def empty(xp, shape, like):
+    """Memory of the dtype and on the device of `like`, to be written to before it is read."""
+    return xp.empty(shape, dtype=like.dtype, **_beside(xp, like))
+
+
 def arange(xp, start, stop, like):
     """The integers from `start` up to `stop`, as int64 on the device of `like`."""
     return xp.arange(start, stop, dtype=xp.int64, **_beside(xp, like))
+
+
+def full(xp, shape, value, like):
+    """An array of one number, of the dtype and on the device of `like`."""
+    return xp.full(shape, value, dtype=like.dtype, **_beside(xp, like))
 
 
 def special(xp, name):

@@ -17,8 +17,18 @@ exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conf
 examples:
   refattn check onnxruntime
   refattn check mypackage.kernels:flash --precision bfloat16 --layout bnhd
+  refattn identify mypackage.kernels:flash
   refattn show MASK-EMPTY
   refattn show "causal() & window(3, 0)"
+"""
+
+
+IDENTIFY_EPILOG = """\
+examples:
+  refattn identify torch
+  refattn identify mypackage.kernels:flash --precision bfloat16
+  refattn identify mypackage.rotary:apply --function rope
+  refattn identify flash_attn.2
 """
 
 
@@ -52,12 +62,25 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
     check.add_argument("--verbose", action="store_true", help="explain known deviations too")
 
+    identify = commands.add_parser(
+        "identify",
+        help="find out which conventions an implementation follows, and which known one it resembles",
+        description="Probe an implementation at every decision point, and rank the presets that it agrees with.",
+        epilog=IDENTIFY_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    identify.add_argument("target", help="an adapter (refattn list targets), module:function, or a preset")
+    identify.add_argument("--function", help="which reference function it implements (default: attention)")
+    identify.add_argument("--layout", choices=["auto", "bhnd", "bnhd", "reference"], default="auto", help="its axes")
+    identify.add_argument("--precision", default="float32", help="the format of its inputs (refattn list precisions)")
+    identify.add_argument("--json", action="store_true", help="print JSON")
+
     listing = commands.add_parser("list", help="list mechanisms, functions, clauses, variants, targets or profiles")
     listing.add_argument(
         "what",
         nargs="?",
         default="mechanisms",
-        choices=["mechanisms", "functions", "clauses", "variants", "targets", "precisions", "masks"],
+        choices=["mechanisms", "functions", "clauses", "variants", "presets", "targets", "precisions", "masks"],
     )
 
     show = commands.add_parser("show", help="show a mechanism, function, clause, variant, golden case or mask")
@@ -79,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is None:
             top.print_help()
             return USAGE
-        return {"check": _check, "list": _list, "show": _show}[options.command](options)
+        return {"check": _check, "identify": _identify, "list": _list, "show": _show}[options.command](options)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PASS
@@ -136,6 +159,22 @@ def _write(place, text):
     else:
         with open(place, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def _identify(options):
+    from refattn.testing import adapters
+    from refattn.testing.identify import as_json, as_text, identify
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
+    try:
+        found = identify(options.target, options.function, precision=options.precision, layout=options.layout)
+    except adapters.NotInstalled as error:
+        return _fail(error, UNAVAILABLE)
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        return _fail(error, USAGE)
+    print(as_json(found) if options.json else as_text(found))
+    return PASS
 
 
 def _list(options):

@@ -339,11 +339,9 @@ def feed_forward(x, params, *, activation=relu):
            [2.]])
     """
     function = _activation(activation)
-    xp, x, w_in, b_in, w_out, b_out = backend.floating(x=x, **_named(params, FeedForwardParams))
-    backend.rank("x", x, 1, "(..., E)")
-    _check("x", x, "w_in", w_in, b_in, "E", "F")
-    _check("w_in", w_in, "w_out", w_out, b_out, "F", "E_out")
-    return _linear(xp, function(_linear(xp, x, w_in, b_in)), w_out, b_out)
+    xp, x, *weights = backend.floating(x=x, **named_weights(params, FeedForwardParams))
+    p = check_weights(x, FeedForwardParams(*weights))
+    return linear(xp, function(linear(xp, x, p.w_in, p.b_in)), p.w_out, p.b_out)
 
 
 @backend.ieee
@@ -387,15 +385,10 @@ def gated_feed_forward(x, params, *, activation=silu):
            [9.]])
     """
     function = _activation(activation)
-    xp, x, w_gate, w_up, w_out, b_gate, b_up, b_out = backend.floating(x=x, **_named(params, GatedFeedForwardParams))
-    backend.rank("x", x, 1, "(..., E)")
-    _check("x", x, "w_gate", w_gate, b_gate, "E", "F")
-    _check("x", x, "w_up", w_up, b_up, "E", "F")
-    if w_up.shape[1] != w_gate.shape[1]:
-        raise ValueError(f"w_up has {w_up.shape[1]} columns, w_gate has {w_gate.shape[1]}: both are F in (E, F)")
-    _check("w_gate", w_gate, "w_out", w_out, b_out, "F", "E_out")
-    gated = function(_linear(xp, x, w_gate, b_gate)) * _linear(xp, x, w_up, b_up)
-    return _linear(xp, gated, w_out, b_out)
+    xp, x, *weights = backend.floating(x=x, **named_weights(params, GatedFeedForwardParams))
+    p = check_gated_weights(x, GatedFeedForwardParams(*weights))
+    gated = function(linear(xp, x, p.w_gate, p.b_gate)) * linear(xp, x, p.w_up, p.b_up)
+    return linear(xp, gated, p.w_out, p.b_out)
 
 
 def split_gate(packed, gate_order):
@@ -441,7 +434,8 @@ def split_gate(packed, gate_order):
     return GateAndUp(*halves) if gate_order == "first" else GateAndUp(*halves[::-1])
 
 
-def _linear(xp, x, w, b):
+def linear(xp, x, w, b):
+    """x w + b."""
     y = xp.matmul(x, w)
     return y if b is None else y + b
 
@@ -452,10 +446,31 @@ def _activation(activation):
     return ACTIVATIONS[backend.choice("activation", activation, tuple(ACTIVATIONS))]
 
 
-def _named(params, kind):
+def named_weights(params, kind):
+    """The weights of a parameter set by name."""
     if not isinstance(params, kind):
         raise TypeError(f"params is a {type(params).__name__}; it must be {kind.__name__}({', '.join(kind._fields)})")
     return params._asdict()
+
+
+def check_weights(x, params):
+    """The weights of a feed-forward network, which fit the tokens and each other."""
+    backend.rank("x", x, 1, "(..., E)")
+    _check("x", x, "w_in", params.w_in, params.b_in, "E", "F")
+    _check("w_in", params.w_in, "w_out", params.w_out, params.b_out, "F", "E_out")
+    return params
+
+
+def check_gated_weights(x, params):
+    """The weights of a gated feed-forward network, which fit the tokens and each other."""
+    backend.rank("x", x, 1, "(..., E)")
+    w_gate, w_up = params.w_gate, params.w_up
+    _check("x", x, "w_gate", w_gate, params.b_gate, "E", "F")
+    _check("x", x, "w_up", w_up, params.b_up, "E", "F")
+    if w_up.shape[1] != w_gate.shape[1]:
+        raise ValueError(f"w_up has {w_up.shape[1]} columns, w_gate has {w_gate.shape[1]}: both are F in (E, F)")
+    _check("w_gate", w_gate, "w_out", params.w_out, params.b_out, "F", "E_out")
+    return params
 
 
 def _check(before, x, name, w, b, rows, columns):

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from refattn import backend
 from refattn.attention import attention, check_shapes, checked_dropout
+from refattn.feedforward import linear
 from refattn.masks import visible
 from refattn.norms import rms_norm
 from refattn.positions import rope as rotate_positions
@@ -266,36 +267,10 @@ def grouped_query_attention(
     >>> grouped_query_attention(q, k, v)[:, 0, 0]
     array([1., 1., 2., 2.])
     """
-    keep, rate = checked_dropout(dropout)
     xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks)
-    heads, kv_heads = _grouping(q, k, v)
-    n, m = q.shape[-2], k.shape[-2]
-    mask = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
-    backend.boolean(xp, keep=keep)
-    for name, x, place in (("bias", bias, -3), ("mask", mask, -3), ("keep", keep, -3), ("sinks", sinks, -1)):
-        _head_axis(name, x, place, heads)
-    # With one key/value head only: shapes are checked as the caller knows them, before they are regrouped.
-    lead = check_shapes(q, k[..., :1, :, :], v[..., :1, :, :], bias, sinks)[2]
-    if mask is not None:
-        backend.broadcast("leading axes", mask=mask.shape[:-2], q_k_v=lead)
-    if keep is not None:
-        backend.broadcast("shapes of weights and dropout", weights=(*lead, n, m), keep=keep.shape)
-
-    def grouped(x, place):
-        return None if x is None else _regrouped(xp, x, place, kv_heads)
-
-    out, lse = attention(
-        grouped(q, -3),  # (..., G, H/G, N, D)
-        k[..., None, :, :],  # (..., G, 1, M, D): every query head of the group reads the same key/value head
-        v[..., None, :, :],
-        grouped(mask, -3),
-        bias=grouped(bias, -3),
-        scale=scale,
-        softcap=softcap,
-        sinks=grouped(sinks, -1),
-        dropout=None if keep is None else (grouped(keep, -3), rate),
-        return_lse=True,
-    )
+    arguments, _ = grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_positions)
+    out, lse = attention(**arguments, scale=scale, softcap=softcap, return_lse=True)
+    heads, n = q.shape[-3:-1]
     out = xp.reshape(out, (*out.shape[:-4], heads, *out.shape[-2:]))
     if not return_lse:
         return out
@@ -432,27 +407,16 @@ def multi_head_attention(
     array([[2., 3.],
            [2., 3.]])
     """
-    heads, kv_heads = _head_counts(heads, kv_heads)
-    if isinstance(params, PackedMultiHeadParams):
-        params = params.unpack(heads, kv_heads)
-    if not isinstance(params, MultiHeadParams):
-        raise TypeError(f"params is a {type(params).__name__}; it must be MultiHeadParams or PackedMultiHeadParams")
-    x_kv = x_q if x_kv is None else x_kv
-    xp, x_q, x_kv, bias, sinks, *arrays = backend.floating(
-        x_q=x_q, x_kv=x_kv, bias=bias, sinks=sinks, **params._asdict()
+    xp, heads, kv_heads, x_q, x_kv, params, bias, sinks, q_positions, k_positions = multi_head_arguments(
+        x_q, x_kv, params, heads, kv_heads, bias, sinks, q_positions, k_positions
     )
-    params = MultiHeadParams(*arrays)
-    _check_params(x_q, x_kv, params, heads, kv_heads)
     n, m = x_q.shape[-2], x_kv.shape[-2]
-    # One sequence has one set of positions, whatever the head. [MHA-OPTIONS]
-    q_positions = _positions(xp, "q_positions", q_positions, n, "N", x_q)
-    k_positions = _positions(xp, "k_positions", k_positions, m, "M", x_q)
 
-    q = _projected(xp, x_q, params.w_q, params.b_q)  # (..., N, H·D)
-    k = _projected(xp, x_kv, params.w_k, params.b_k)  # (..., M, G·D)
-    v = split_heads(_projected(xp, x_kv, params.w_v, params.b_v), kv_heads)  # (..., G, M, Dv)
-    q = _normalised_heads(q, heads, params.q_norm, qk_norm_eps)  # (..., H, N, D)
-    k = _normalised_heads(k, kv_heads, params.k_norm, qk_norm_eps)  # (..., G, M, D)
+    q = linear(xp, x_q, params.w_q, params.b_q)  # (..., N, H·D)
+    k = linear(xp, x_kv, params.w_k, params.b_k)  # (..., M, G·D)
+    v = split_heads(linear(xp, x_kv, params.w_v, params.b_v), kv_heads)  # (..., G, M, Dv)
+    q = normalised_heads(q, heads, params.q_norm, qk_norm_eps)  # (..., H, N, D)
+    k = normalised_heads(k, kv_heads, params.k_norm, qk_norm_eps)  # (..., G, M, D)
     if rope is not None:  # after the norm, whose gains would not commute with it [MHA-ROPE]
         q = rope(q, backend.arange(xp, m - n, m, x_q) if q_positions is None else q_positions)
         k = rope(k, backend.arange(xp, 0, m, x_q) if k_positions is None else k_positions)
@@ -469,18 +433,32 @@ def multi_head_attention(
         q_positions=q_positions,
         k_positions=k_positions,
     )
-    return _projected(xp, merge_heads(out), params.w_o, params.b_o)
+    return linear(xp, merge_heads(out), params.w_o, params.b_o)
 
 
 # --- projections ----------------------------------------------------------------------------------------------------
 
 
-def _projected(xp, x, w, b):
-    x = xp.matmul(x, w)
-    return x if b is None else x + b
+def multi_head_arguments(x_q, x_kv, params, heads, kv_heads, bias, sinks, q_positions, k_positions):
+    """The arguments of `multi_head_attention` checked and in one dtype, after their array library."""
+    heads, kv_heads = _head_counts(heads, kv_heads)
+    if isinstance(params, PackedMultiHeadParams):
+        params = params.unpack(heads, kv_heads)
+    if not isinstance(params, MultiHeadParams):
+        raise TypeError(f"params is a {type(params).__name__}; it must be MultiHeadParams or PackedMultiHeadParams")
+    x_kv = x_q if x_kv is None else x_kv
+    xp, x_q, x_kv, bias, sinks, *arrays = backend.floating(
+        x_q=x_q, x_kv=x_kv, bias=bias, sinks=sinks, **params._asdict()
+    )
+    params = MultiHeadParams(*arrays)
+    _check_params(x_q, x_kv, params, heads, kv_heads)
+    # One sequence has one set of positions, whatever the head. [MHA-OPTIONS]
+    q_positions = _positions(xp, "q_positions", q_positions, x_q.shape[-2], "N", x_q)
+    k_positions = _positions(xp, "k_positions", k_positions, x_kv.shape[-2], "M", x_q)
+    return xp, heads, kv_heads, x_q, x_kv, params, bias, sinks, q_positions, k_positions
 
 
-def _normalised_heads(x, heads, gain, eps):
+def normalised_heads(x, heads, gain, eps):
     """Heads with RMSNorm over each of them, or over the whole width before it is split, as the gain's shape says."""
     if gain is None:
         return split_heads(x, heads)
@@ -555,6 +533,37 @@ def _cut(x, first, second):
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_positions):
+    """The arguments of `attention` with the head axis as (G, H/G), and the function that regroups an axis so."""
+    keep, rate = checked_dropout(dropout)
+    heads, kv_heads = _grouping(q, k, v)
+    n, m = q.shape[-2], k.shape[-2]
+    mask = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
+    backend.boolean(xp, keep=keep)
+    for name, x, place in (("bias", bias, -3), ("mask", mask, -3), ("keep", keep, -3), ("sinks", sinks, -1)):
+        _head_axis(name, x, place, heads)
+    # With one key/value head only: shapes are checked as the caller knows them, before they are regrouped.
+    lead = check_shapes(q, k[..., :1, :, :], v[..., :1, :, :], bias, sinks)[2]
+    if mask is not None:
+        backend.broadcast("leading axes", mask=mask.shape[:-2], q_k_v=lead)
+    if keep is not None:
+        backend.broadcast("shapes of weights and dropout", weights=(*lead, n, m), keep=keep.shape)
+
+    def grouped(x, place):
+        return None if x is None else _regrouped(xp, x, place, kv_heads)
+
+    arguments = {
+        "q": grouped(q, -3),  # (..., G, H/G, N, D)
+        "k": k[..., None, :, :],  # (..., G, 1, M, D): every query head of the group reads the same key/value head
+        "v": v[..., None, :, :],
+        "mask": grouped(mask, -3),
+        "bias": grouped(bias, -3),
+        "sinks": grouped(sinks, -1),
+        "dropout": None if keep is None else (grouped(keep, -3), rate),
+    }
+    return arguments, grouped
 
 
 def _head_counts(heads, kv_heads):

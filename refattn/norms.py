@@ -66,13 +66,13 @@ def layer_norm(x, gamma, beta=None, *, eps=1e-5, axis=-1):
     array([-1.,  2.])
     """
     xp, x, gamma, beta = backend.floating(x=x, gamma=gamma, beta=beta)
-    axes = _axes(axis, x)
-    gamma, beta = _fitted(xp, "gamma", gamma, x, axes), _fitted(xp, "beta", beta, x, axes)
-    eps = _epsilon(eps)
+    axes = checked_axes(axis, x)
+    gamma, beta = fitted(xp, "gamma", gamma, x, axes), fitted(xp, "beta", beta, x, axes)
+    eps = checked_epsilon(eps)
 
-    centred = x - _mean(xp, x, axes)
-    centred = centred - _mean(xp, centred, axes)  # what rounding left of the mean, however large it was
-    y = centred / xp.sqrt(_mean(xp, centred * centred, axes) + eps)
+    centred = x - mean_over(xp, x, axes)
+    centred = centred - mean_over(xp, centred, axes)  # what rounding left of the mean, however large it was
+    y = centred / xp.sqrt(mean_over(xp, centred * centred, axes) + eps)
     y = y if gamma is None else y * gamma
     return y if beta is None else y + beta
 
@@ -118,11 +118,11 @@ def rms_norm(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
     array([0.2, 2.8])
     """
     xp, x, gamma = backend.floating(x=x, gamma=gamma)
-    axes = _axes(axis, x)
-    gamma = _fitted(xp, "gamma", gamma, x, axes)
-    eps = _epsilon(eps)
+    axes = checked_axes(axis, x)
+    gamma = fitted(xp, "gamma", gamma, x, axes)
+    eps = checked_epsilon(eps)
 
-    y = x / xp.sqrt(_mean(xp, x * x, axes) + eps)
+    y = x / xp.sqrt(mean_over(xp, x * x, axes) + eps)
     if gamma is None:
         return y
     return y * (1.0 + gamma) if unit_offset else y * gamma
@@ -181,12 +181,12 @@ def deepnorm_constants(part, *, encoder_layers=0, decoder_layers=0):
     return DeepNormConstants(0.81 * depth, 0.87 / depth)
 
 
-def _mean(xp, x, axes):
+def mean_over(xp, x, axes):
     """The mean over some axes, which stay with length 1 (of nothing: NaN, of which no entry is left to see)."""
     return xp.sum(x, axis=axes, keepdims=True) / float(math.prod(x.shape[n] for n in axes))
 
 
-def _axes(axis, x):
+def checked_axes(axis, x):
     """One axis or several, as a tuple of increasing indices from 0."""
     listed = axis if isinstance(axis, tuple | list) else (axis,)
     axes = tuple(backend.axis(n, x) for n in listed)
@@ -195,7 +195,7 @@ def _axes(axis, x):
     return axes
 
 
-def _fitted(xp, name, weight, x, axes):
+def fitted(xp, name, weight, x, axes):
     """A gain or offset of the shape of the normalised axes, with axes of length 1 for the others."""
     if weight is None:
         return None
@@ -208,7 +208,7 @@ def _fitted(xp, name, weight, x, axes):
     return xp.reshape(weight, tuple(x.shape[n] if n in axes else 1 for n in range(x.ndim)))
 
 
-def _epsilon(eps):
+def checked_epsilon(eps):
     eps = backend.number("eps", eps)
     if not eps >= 0:
         raise ValueError(f"eps is {eps}; it must be at least 0")

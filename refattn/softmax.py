@@ -42,7 +42,8 @@ def softmax(x, axis=-1, where=None):
     array([0.5, 0.5, 0. ])
     """
     xp, x = backend.floating(x=x)
-    weights, total, _ = shifted_exp(xp, _present(xp, x, where), backend.axis(axis, x))
+    axis = backend.axis(axis, x) - x.ndim  # from the end, where it stays if `where` adds axes in front
+    weights, total, _ = shifted_exp(xp, _present(xp, x, where), axis)
     return weights / xp.where(total == 0, 1.0, total)  # an empty row stays zero [SOFTMAX-EMPTY]
 
 
@@ -83,7 +84,7 @@ def logsumexp(x, axis=-1, where=None):
     0.6931471805599453
     """
     xp, x = backend.floating(x=x)
-    axis = backend.axis(axis, x)
+    axis = backend.axis(axis, x) - x.ndim  # from the end, where it stays if `where` adds axes in front
     _, total, peak = shifted_exp(xp, _present(xp, x, where), axis)
     return xp.squeeze(level(xp, total, peak), axis=axis)
 

@@ -24,9 +24,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("softmax", "masks", "attention", "heads", "positions", "norms", "feedforward", "backend")
+MODULES = ("softmax", "masks", "attention", "heads", "positions", "norms", "feedforward", "gradients", "tiled", "backend")
 TESTS = {
-    "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"]
+    "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"],
+    "tiled": ["tests/test_tiled.py", "tests/test_tiled_backward.py", "tests/test_packed.py"],
+    "gradients": ["tests/test_gradients.py", "tests/test_gradients_of_pieces.py"],
 }
 ON_NUMPY = {True: ["--library", "numpy"], False: []}  # the shim's differences show on the strict library
 RESULTS = ROOT / "tests" / "mutation.json"

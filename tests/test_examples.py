@@ -10,8 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+ARGUMENTS = {"long_context.py": ["--tokens", "3000"]}  # what would take minutes
+
+
 def run(path):
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, cwd=ROOT)
+    command = [sys.executable, str(path), *ARGUMENTS.get(path.name, [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -168,6 +168,8 @@ FLOORS = [
     ["attention"],
     ["positions", "norms", "feedforward"],
     ["heads"],
+    ["gradients", "cache"],
+    ["tiled"],
     ["testing", "cli"],
 ]
 

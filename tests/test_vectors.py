@@ -32,7 +32,15 @@ def flat(values):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.mechanism}:{case.id}")
 def test_golden_vector(case, library):
     for dtype in library.dtypes:
-        check(case, dtype, library)
+        if all(fits(value, dtype) for value in flat(case.arguments.values())):
+            check(case, dtype, library)
+
+
+def fits(value, dtype):
+    """Whether a dtype holds an array's numbers; wide cases have some that float16 does not."""
+    with np.errstate(over="ignore"):
+        narrow = in_dtype(value, dtype)
+    return not isinstance(value, np.ndarray) or np.array_equal(np.isfinite(narrow), np.isfinite(value))
 
 
 def check(case, dtype, library):

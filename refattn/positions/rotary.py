@@ -119,16 +119,20 @@ def rotate(x, cos, sin, *, layout="interleaved", rotary_dim=None):
     except ValueError as error:
         raise ValueError(f"{error}; for x (B, H, N, D) give positions or tables for (B, 1, N)") from None
 
-    turned, half = x[..., :rotary_dim], rotary_dim // 2
-    if layout == "interleaved":
-        pairs = xp.reshape(turned, (*x.shape[:-1], half, 2))
-        a, b = pairs[..., 0], pairs[..., 1]
-    else:
-        a, b = turned[..., :half], turned[..., half:]
+    a, b = split_pairs(xp, x, layout, rotary_dim)
     first, second = a * cos - b * sin, a * sin + b * cos
     rotated = interleave(xp, first, second) if layout == "interleaved" else xp.concat([first, second], axis=-1)
     rest = xp.broadcast_to(x[..., rotary_dim:], (*lead, x.shape[-2], x.shape[-1] - rotary_dim))
     return xp.concat([rotated, rest], axis=-1)
+
+
+def split_pairs(xp, x, layout, rotary_dim):
+    """The first and the second feature of every pair that is turned, (..., N, R/2) each."""
+    turned, half = x[..., :rotary_dim], rotary_dim // 2
+    if layout == "interleaved":
+        pairs = xp.reshape(turned, (*x.shape[:-1], half, 2))
+        return pairs[..., 0], pairs[..., 1]
+    return turned[..., :half], turned[..., half:]
 
 
 def _rotary_dim(rotary_dim, x):

@@ -9,7 +9,8 @@ import textwrap
 
 import refattn
 from refattn import masks
-from refattn.testing import adapters, vectors
+from refattn.testing import adapters, presets, vectors
+from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
 from refattn.testing.profiles import PROFILES
 from refattn.testing.variants import variants
 
@@ -64,6 +65,9 @@ def listing(what: str) -> list[tuple[str, str]]:
         return [(name, sentence) for name, (_, sentence) in clauses().items()]
     if what == "variants":
         return [(v.name, f"{v.function}, {v.clause}: {v.meaning}") for v in variants()]
+    if what == "presets":
+        known = [presets.get(name) for name in presets.names()]
+        return [(p.name, f"{p.evidence} on {p.version}: {p.title}") for p in known]
     if what == "targets":
         installed = adapters.installed()
         return [(name, "installed" if name in installed else "not installed") for name in adapters.NAMES]
@@ -89,6 +93,8 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
     named = [v for v in variants() if v.name == name]
     if named:
         return "\n\n".join(map(_variant, named))
+    if name in presets.names():
+        return _preset(presets.get(name))
     if name in mechanisms():
         return _mechanism(name, known_functions.get(name))
     if name in known_functions:
@@ -100,7 +106,7 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
     mask = _mask(name)
     if mask is not None:
         return f"{mask!r}, {n} queries (rows) over {m} keys (columns)\n\n{picture(mask, n, m)}"
-    everything = [*known_clauses, *known_functions, *mechanisms(), *rules(), *(v.name for v in variants())]
+    everything = [*presets.names(), *known_clauses, *known_functions, *mechanisms(), *rules(), *(v.name for v in variants())]
     near = difflib.get_close_matches(name, everything, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else "; refattn list shows what there is"
     raise LookupError(f"nothing is called {name!r}{hint}")
@@ -143,6 +149,21 @@ def _variant(v):
         c.id for m in vectors.mechanisms() for c in vectors.load(m) if c.function == v.function and v.name in c.catches
     ]
     lines.append(f"caught by: {', '.join(caught)}")
+    return "\n".join(lines)
+
+
+def _preset(p):
+    lines = [f"{p.name}  ({p.evidence} on {p.version})", "", p.title]
+    lines += [f"axes: {' '.join(p.layout.upper())}; precision: {', '.join(f'{k} as {v}' for k, v in p.profiles.items())}", ""]
+    for point in points():
+        answer = p.answers[point.name]
+        if answer == NOT_ASKED:
+            continue
+        named = () if answer in (REFUSES, UNKNOWN) else point.answer(answer).variants
+        mark = "*" if named else "-" if answer == REFUSES else "?" if answer == UNKNOWN else " "
+        note = f"  [{p.notes[point.name]}]" if point.name in p.notes else ""
+        lines.append(f" {mark} {point.title:<52}  {point.meaning(answer)}  {', '.join(named)}".rstrip() + note)
+    lines += ["", f"variants: {', '.join(p.variants) or 'none'}"]
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from refattn.masks import Mask
 from refattn.testing import vectors
 from refattn.testing.adapters import Adapter, Unsupported
 from refattn.testing.allow import Allowance
+from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import SMALL_VALUES, Comparison, compare
 from refattn.testing.recipes import recipes
 from refattn.testing.rounding import round_to
@@ -270,7 +271,7 @@ def cast(value, dtype):
         items = [cast(item, dtype) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return value.astype(dtype if dtype in ("float64", "float32", "float16") else "float32")
+        return in_dtype(value, dtype if dtype in ("float64", "float32", "float16") else "float32")
     return value
 
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from refattn.testing.bounds import bound
-from refattn.testing.profiles import PROFILES, Profile, profile
+from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, explanations, ratio, same
+from refattn.testing.profiles import Profile, profile
 from refattn.testing.reference import in_float64, name_of, to_numpy
 from refattn.testing.rounding import ulp
-from refattn.testing.variants import NotApplicable, Variant, variants
 from refattn.testing.vectors import results
 
 TIERS = ("auto", "hard", "statistical")
-SMALL_VALUES = "small values"  # right to a few units of the largest element, wrong for the small ones
-_FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One variant, or another precision profile, and how well it explains a result: in units of the bound."""
-
-    name: str
-    fit: float
-    variant: Variant | None = None
+_SHOWN = 6  # so many names of variants that cannot be told apart stand in a message
 
 
 @dataclass(frozen=True)
@@ -46,8 +36,14 @@ class Comparison:
         Index of the worst element.
     got, want, error_bound : float
         There.
+    ulps : float
+        The difference there in units in the last place of the format.
+    where : str
+        Which rows, heads, ... hold what is wrong, where it is not all of them.
     explanations : list of Explanation
         Best first; only where the verdict is a failure.
+    replay : str
+        The command that runs this case again; whoever made the case fills it in.
     """
 
     function: str
@@ -64,7 +60,9 @@ class Comparison:
     want: Any = None
     error_bound: float = 0.0
     ulps: float = 0.0
+    where: str = ""
     explanations: list[Explanation] = field(default_factory=list)
+    replay: str = ""
 
     @property
     def ok(self) -> bool:
@@ -77,7 +75,12 @@ class Comparison:
     def _lines(self):
         head = self.function if self.result == "out" else f"{self.function} ({self.result})"
         if self.verdict == "shape":
-            return [f"{head}: the result has shape {self.got}, it must have {self.want}."]
+            lines = [f"{head}: the result has shape {self.got}, it must have {self.want}."]
+            best = self.explanations[0] if self.explanations else None
+            return [
+                *lines,
+                *(self._named(best, f"This gives that shape and its numbers: {best.name}.") if best else []),
+            ]
         if self.ok:
             used = "" if np.isnan(self.statistical) else f", {self.statistical:.2g}x of the statistical one"
             return [
@@ -90,21 +93,28 @@ class Comparison:
                 f" or the reverse ({where})."
             ]
         else:
-            ratio = self.statistical if self.tier == "statistical" else self.hard
+            if not self.error_bound and not self.ulps:  # truth values and integers have no rounding
+                return [f"{head}: {self.outside:,} of {self.size:,} elements differ ({where}).", *self._rest()]
+            times = self.statistical if self.tier == "statistical" else self.hard
             lines = [
                 f"{head}: {self.outside:,} of {self.size:,} elements lie outside the {self.tier} bound of {self.precision}"
-                f" (worst {_times(ratio)}, {where} ± {_number(self.error_bound)}; {self.ulps:,.3g} ulp)."
+                f" (worst {_times(times)}, {where} ± {_number(self.error_bound)}; {self.ulps:,.3g} ulp)."
             ]
             if self.tier == "statistical" and self.hard <= 1:
                 lines.append(
                     f"The hard bound holds ({self.hard:.2g}x): a correct kernel could err so much only if its roundings"
                     " conspired. tier='hard' judges by that bound alone."
                 )
-        return lines + self._explained()
+        return lines + self._rest()
+
+    def _rest(self):
+        """Where it is wrong, why, and how to see it again."""
+        place = [f"Only in {self.where}."] if self.where else []
+        return [*place, *self._explained(), *([f"Replay: {self.replay}"] if self.replay else [])]
 
     def _explained(self):
-        fitting = [e for e in self.explanations if e.fit <= _FITS]
-        rest = [e for e in self.explanations if e.fit > _FITS]
+        fitting = [e for e in self.explanations if e.fit <= FITS]
+        rest = [e for e in self.explanations if e.fit > FITS]
         alike = [e for e in fitting[1:] if e.variant is not None]
         if not fitting:
             nearest = f"; the nearest is {rest[0].name} at {_times(rest[0].fit)} of the bound" if rest else ""
@@ -114,13 +124,19 @@ class Comparison:
             return ["Only small values are off: every error is below 8 units of roundoff of the largest element."]
         if best.variant is None:
             return [f"Another precision explains it: {best.name}, within {best.fit:.2g}x of its bound."]
-        lines = [
+        head = (
             f"Rounding does not explain it; this does: {best.name} (clause {best.variant.clause}), which fits within"
             f" {best.fit:.2g}x of the bound" + (f"; the next best is {_times(rest[0].fit)} away." if rest else ".")
-        ]
-        lines.append(f"  {best.name}: {best.variant.meaning}")
+        )
+        return self._named(best, head, alike)
+
+    @staticmethod
+    def _named(best, head, alike=()):
+        """A variant in words: what it does, what it may be taken for, where it was seen, what to do."""
+        lines = [head, f"  {best.name}: {best.variant.meaning}"]
         if alike:
-            lines.append(f"  These inputs do not tell it from: {', '.join(e.name for e in alike)}.")
+            more = f" and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
+            lines.append(f"  These inputs do not tell it from: {', '.join(e.name for e in alike[:_SHOWN])}{more}.")
         if best.variant.seen:
             lines.append(f"  Seen in: {', '.join(best.variant.seen)}.")
         if best.variant.advice:
@@ -175,9 +191,13 @@ def compare(actual, function, /, *args, precision="float32", tier="auto", explai
     comparisons = []
     for key in bounds:
         found = _compare(name, key, got[key], bounds[key], chosen, tier)
-        if explain and not found.ok and found.verdict != "shape":
-            explanations = _explanations(name, key, got[key], bounds[key], found.tier, chosen, args, kwargs)
-            found = Comparison(**{**vars(found), "explanations": explanations})
+        if explain and not found.ok:
+            statistical = bounds[key].statistical if found.tier == "statistical" else None
+            limit = np.broadcast_to(
+                bounds[key].hard if statistical is None else statistical, np.shape(bounds[key].value)
+            )
+            judged = Judged(name, key, _numbers(got[key]), _numbers(bounds[key].value), limit, chosen, args, kwargs)
+            found = replace(found, explanations=explanations(judged))
         comparisons.append(found)
     return comparisons
 
@@ -212,24 +232,35 @@ def assert_matches(actual, function, /, *args, precision="float32", tier="auto",
     return comparisons
 
 
+def _numbers(x):
+    """A result as float64, truth values and integers too."""
+    return np.asarray(x).astype(np.float64)
+
+
 def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
-    want = limits.value
-    basis = {"function": name, "result": key, "precision": chosen.name, "size": want.size}
-    if got.shape != want.shape:
-        return Comparison(**basis, verdict="shape", got=got.shape, want=want.shape)
+    basis = {"function": name, "result": key, "precision": chosen.name, "size": limits.value.size}
+    if got.shape != limits.value.shape:
+        return Comparison(**basis, verdict="shape", got=got.shape, want=limits.value.shape)
+    got, want = _numbers(got), _numbers(limits.value)
     hard = np.broadcast_to(limits.hard, want.shape)
-    overflows = np.abs(want) + hard > chosen.out.largest  # there infinity is what the format has
-    strange = ~(np.isfinite(got) & np.isfinite(want)) & ~_same(got, want) & ~(overflows & ~np.isfinite(got))
+    with np.errstate(
+        invalid="ignore"
+    ):  # where a finite number is too large for the format, infinity of its sign is right
+        reach = np.where(np.isfinite(want), np.sign(got) * want + hard, 0.0)
+    overflows = np.isinf(got) & (reach > chosen.out.largest)
+    strange = ~(np.isfinite(got) & np.isfinite(want)) & ~same(got, want) & ~overflows
     if strange.any():
         at = np.unravel_index(np.argmax(strange), want.shape)
         return Comparison(
             **basis, verdict="special values", outside=int(strange.sum()), worst=tuple(map(int, at)),
-            got=got[at], want=want[at], hard=np.inf,
+            got=got[at], want=want[at], hard=np.inf, where=_where(strange, name, key),
         )  # fmt: skip
     statistical = limits.statistical
     judge = "hard" if tier == "hard" or statistical is None else "statistical"
-    ratio = _ratio(got, want, hard)
-    ratios = {"hard": ratio, "statistical": None if statistical is None else _ratio(got, want, statistical)}
+    ratios = {
+        "hard": ratio(got, want, hard),
+        "statistical": None if statistical is None else ratio(got, want, statistical),
+    }
     judged = ratios[judge]
     limit = hard if judge == "hard" else np.broadcast_to(statistical, want.shape)
     at = np.unravel_index(np.argmax(judged), want.shape) if want.size else ()
@@ -245,103 +276,42 @@ def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
     if want.size:
         details |= {"worst": tuple(map(int, at)), "got": got[at], "want": want[at], "error_bound": float(limit[at])}
         if np.isfinite(want[at]) and np.isfinite(got[at]):
-            details["ulps"] = float(abs(got[at] - want[at]) / ulp(want[at], chosen.out))
+            exact = limits.value.dtype.kind != "f"
+            details["ulps"] = 0.0 if exact else float(abs(got[at] - want[at]) / ulp(want[at], chosen.out))
+    if outside:
+        details["where"] = _where(judged > 1, name, key)
     return Comparison(**basis, verdict=verdict, tier=judge, outside=outside, **details)
 
 
-def _same(got, want):
-    return (got == want) | (np.isnan(got) & np.isnan(want))
+# The axes of results, the last one last; leading axes that have no name here are called by their number.
+_AXES: dict[str, dict[str, tuple[str, ...]]] = {
+    "attention": {"out": ("heads", "queries", "features"), "lse": ("heads", "queries")},
+    "attention_weights": {"out": ("heads", "queries", "keys")},
+    "Mask.dense": {"out": ("queries", "keys")},
+    "softmax": {"out": ("rows", "entries")},
+    "multi_head_attention": {"out": ("tokens", "features")},
+    "layer_norm": {"out": ("rows", "features")},
+    "rms_norm": {"out": ("rows", "features")},
+    "positions.rotate": {"out": ("positions", "features")},
+    "rope": {"out": ("positions", "features")},
+}
+_AXES["grouped_query_attention"] = _AXES["attention"]
 
 
-def _ratio(got, want, limit):
-    with np.errstate(all="ignore"):
-        difference = np.abs(got - want)
-        ratio = np.where(difference == 0, 0.0, difference / limit)
-    return np.where(_same(got, want) | ~np.isfinite(got), 0.0, ratio)
+def _where(wrong, name, key) -> str:
+    """In which rows, heads, ... the wrong elements lie, for the axes on which not everything is wrong."""
+    names = _AXES.get(name, {}).get(key, ())
+    parts = []
+    for axis in range(wrong.ndim):
+        hit = np.flatnonzero(wrong.any(axis=tuple(n for n in range(wrong.ndim) if n != axis)))
+        if len(hit) < wrong.shape[axis]:
+            place = axis - wrong.ndim + len(names)
+            parts.append(f"{names[place] if place >= 0 else f'axis {axis}:'} {_ranges(hit)} of {wrong.shape[axis]}")
+    return "; ".join(parts)
 
 
-def _explanations(name, key, got, limits, tier, chosen, args, kwargs) -> list[Explanation]:
-    """What explains a result, best first: small values only, variants, other precisions, variants in other precisions.
-
-    Variants that do not explain it follow, the nearest first.
-    """
-    hard = np.broadcast_to(limits.statistical if tier == "statistical" else limits.hard, limits.value.shape)
-    found = _variants(name, key, got, limits.value, hard, chosen, args, kwargs)
-    fitting = [e for e in found if e.fit <= _FITS]
-    explained = [*_small_values(got, limits.value, chosen), *fitting]
-    if not explained:
-        others = _precisions(name, key, chosen, args, kwargs)
-        explained = [
-            Explanation(other.name, fit) for other, limit in others if (fit := _distance(got, limits.value, limit)) <= 1
-        ]
-        for other, limit in [] if explained else others:
-            twice = _variants(name, key, got, limits.value, np.broadcast_to(limit, hard.shape), other, args, kwargs)
-            explained += [
-                Explanation(f"{e.name}, precision {other.name}", e.fit, e.variant) for e in twice if e.fit <= _FITS
-            ]
-            if explained:
-                break
-    return [*explained, *found[len(fitting) :]]
-
-
-def _variants(name, key, got, reference, hard, chosen, args, kwargs):
-    """Every variant that differs from the reference here: those that fit first, then the nearest.
-
-    Of several that fit, the one that changes the fewest elements says least, and comes first.
-    """
-    found = []
-    for v in variants(name):
-        try:
-            with np.errstate(all="ignore"):
-                value = results(v.call(*args, **kwargs)).get(key)
-        except NotApplicable:
-            continue
-        if value is None or np.shape(value) != got.shape:
-            continue
-        value = np.asarray(value, dtype=np.float64)
-        if _distance(value, reference, hard) > 1:  # else these inputs do not show it
-            with np.errstate(invalid="ignore"):
-                touched = int(np.sum(~_same(value, reference) & ~(np.abs(value - reference) <= hard)))
-            found.append((touched, Explanation(v.name, _fit(got, value, reference, hard, chosen), v)))
-    found.sort(key=lambda item: (0, item[0]) if item[1].fit <= _FITS else (1, item[1].fit))
-    return [explanation for _, explanation in found]
-
-
-def _small_values(got, reference, chosen):
-    finite = np.isfinite(reference)
-    if not np.array_equal(finite, np.isfinite(got)):
-        return []
-    level = np.max(np.abs(reference[finite]), initial=0.0)
-    allowed = max(8 * min(chosen.out.u, 2.0**-20) * level, chosen.out.eta)
-    error = float(np.max(np.abs(got[finite] - reference[finite]), initial=0.0) / allowed)
-    return [Explanation(SMALL_VALUES, error)] if error <= 1 else []
-
-
-def _precisions(name, key, chosen, args, kwargs):
-    """Other precision profiles that are not finer, with their bounds, the tightest first."""
-    others = [p for p in PROFILES.values() if p.name != chosen.name and p.out.u >= chosen.out.u]
-    with np.errstate(all="ignore"):
-        limits = [bound(name, p, *args, **kwargs)[key].hard for p in others]
-    order = sorted(range(len(others)), key=lambda n: float(np.median(limits[n])) if np.size(limits[n]) else 0.0)
-    return [(others[n], limits[n]) for n in order]
-
-
-def _distance(got, want, limit):
-    """The largest difference in units of a limit; infinite where NaN and infinities differ."""
-    if not np.array_equal(np.isnan(got), np.isnan(want)) or not np.array_equal(np.isinf(got), np.isinf(want)):
-        return np.inf
-    return float(np.max(_ratio(got, want, limit), initial=0.0))
-
-
-def _fit(got, value, reference, hard, chosen):
-    """The largest distance from a variant's value, in units of the bound.
-
-    Where the variant has a value of its own (a row that is empty for the reference, say), the reference's bound says
-    nothing about it: there the limit is at least the usual one.
-    """
-    usual = np.median(hard[hard > 4 * chosen.out.eta]) if np.any(hard > 4 * chosen.out.eta) else 0.0
-    with np.errstate(invalid="ignore"):
-        own = ~(np.abs(value - reference) <= 4 * hard)
-    finite = np.where(np.isfinite(value), value, 0.0)
-    floor = np.maximum(2 * chosen.out.u * np.abs(finite), chosen.out.eta)
-    return _distance(got, value, np.maximum(hard, np.where(own, np.maximum(usual, floor), 0.0)))
+def _ranges(numbers) -> str:
+    """Indices as ranges: '0-3, 7, 9 ...'."""
+    cuts = np.flatnonzero(np.diff(numbers) > 1) + 1
+    runs = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in np.split(numbers, cuts)]
+    return ", ".join(runs[:5]) + (" ..." if len(runs) > 5 else "")

@@ -103,7 +103,7 @@ def name_of(function) -> str:
     """The name under which the specification knows a reference function: 'attention', 'positions.rotate'."""
     if isinstance(function, str):
         return function
-    module = function.__module__.rpartition(".")[2]
+    module = function.__module__.split(".")[1]  # refattn.positions.rotary.rotate is positions.rotate
     name = function.__qualname__
     return name if getattr(refattn, name, None) is function else f"{module}.{name}"
 

@@ -121,15 +121,27 @@ def function_named(name: str):
 def results(returned) -> dict[str, Any]:
     """What a function returned, by the names that vectors use: out, lse, or the fields of a NamedTuple or dict.
 
-    A field that is None is one that was not asked for.
+    A field that is None is one that was not asked for; a field that is itself a tuple (gradients of parameters) is
+    named through: 'params.w_in'.
     """
     if hasattr(returned, "_asdict"):
         returned = returned._asdict()
     if isinstance(returned, dict):
-        return {name: value for name, value in returned.items() if value is not None}
+        return _by_name(returned)
     if isinstance(returned, tuple):
         return dict(zip(("out", "lse"), returned, strict=True))
     return {"out": returned}
+
+
+def _by_name(fields):
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, tuple):
+            inner = value._asdict() if hasattr(value, "_asdict") else dict(enumerate(value))
+            found |= {f"{name}.{key}": x for key, x in _by_name(inner).items()}
+        elif value is not None:
+            found[name] = value
+    return found
 
 
 def distance(case: GoldenCase, variant, precision: str) -> float:

@@ -119,12 +119,27 @@ CASES = [
     *activation("sigmoid", "ACT-SIGMOID", ["sigmoid/hard"], ["sigmoid/naive_overflow"]),
     *activation("tanh", "ACT-TANH", ["tanh/sigmoid"], ["tanh/naive_overflow"]),
     *activation("softplus", "ACT-SOFTPLUS", ["softplus/relu"], ["softplus/naive_overflow"]),
+    Case(
+        "softplus.middle.0001",
+        "softplus",
+        {"x": tensor([3.0, 5.0, 7.0, 8.5, 9.0, 10.0, 11.0, 12.0])},
+        ["ACT-SOFTPLUS"],
+        ["Tails"],
+        "Where softplus is nearly x and not yet x.",
+        ["softplus/relu"],
+    ),
     network(
         "relu.0001",
         "feed_forward",
         plain(**FFN),
         ["Basic"],
-        ["ffn/bias_dropped", "ffn/bias_after_activation", "ffn/activated_output"],
+        [
+            "ffn/bias_dropped",
+            "ffn/bias_after_activation",
+            "ffn/activated_output",
+            "ffn/output_bias_dropped",
+            "ffn/not_activated",
+        ],
     ),
     network(
         "gelu.0001", "feed_forward", plain(**FFN), ["OtherActivation"], ["ffn/activation_ignored"], activation="gelu"
@@ -135,7 +150,15 @@ CASES = [
         "gated_feed_forward",
         gated(**GLU),
         ["GateOrder"],
-        ["glu/gate_order", "glu/activation_of_product", "glu/clamped_plus_one"],
+        [
+            "glu/gate_order",
+            "glu/activation_of_product",
+            "glu/clamped_plus_one",
+            "glu/both_activated",
+            "glu/up_ignored",
+            "glu/sum",
+            "glu/not_activated",
+        ],
     ),
     network(
         "sigmoid.0001",

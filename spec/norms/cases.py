@@ -35,6 +35,7 @@ CASES = [
             "layer_norm/uncentred",
             "layer_norm/beta_dropped",
             "layer_norm/beta_scaled",
+            "layer_norm/gamma_dropped",
         ],
     ),
     Case(
@@ -43,7 +44,7 @@ CASES = [
         {"x": ROWS, "gamma": None},
         clauses=["LAYERNORM-OUT", "NORM-AFFINE"],
         flags=["Basic"],
-        catches=["layer_norm/unbiased_variance"],
+        catches=["layer_norm/unbiased_variance", "norm/over_everything"],
     ),
     Case(
         "layer_norm.tiny.0001",
@@ -51,7 +52,7 @@ CASES = [
         {"x": TINY, "gamma": GAMMA, "beta": BETA},
         clauses=["NORM-EPS"],
         flags=["Epsilon"],
-        catches=["layer_norm/eps_outside_root", "layer_norm/eps_dropped"],
+        catches=["layer_norm/eps_outside_root", "layer_norm/eps_dropped", "layer_norm/divided_by_variance"],
     ),
     Case(
         "layer_norm.epsilon.0001",
@@ -77,7 +78,7 @@ CASES = [
         {"x": SPIKE, "gamma": GAMMA, "beta": BETA},
         clauses=["NORM-EPS", "LAYERNORM-OUT"],
         flags=["Spike"],
-        catches=["layer_norm/eps_after_rescale"],
+        catches=["layer_norm/eps_after_rescale", "layer_norm/unit_offset_always"],
     ),
     Case(
         "layer_norm.far.0001",
@@ -148,7 +149,12 @@ CASES = [
         {"x": TINY, "gamma": GAMMA},
         clauses=["NORM-EPS"],
         flags=["Epsilon"],
-        catches=["rms_norm/eps_outside_root", "rms_norm/eps_clamp", "rms_norm/eps_dropped"],
+        catches=[
+            "rms_norm/eps_outside_root",
+            "rms_norm/eps_clamp",
+            "rms_norm/eps_dropped",
+            "rms_norm/divided_by_mean_square",
+        ],
     ),
     Case(
         "rms_norm.epsilon.0001",
@@ -165,7 +171,7 @@ CASES = [
         clauses=["NORM-EPS", "RMSNORM-OUT"],
         flags=["EqualRow"],
         comment="A row of zeros gives zeros.",
-        catches=["rms_norm/eps_dropped", "rms_norm/centred"],
+        catches=["rms_norm/eps_dropped", "rms_norm/centred", "norm/over_everything"],
     ),
     Case(
         "rms_norm.spike.0001",
@@ -173,7 +179,7 @@ CASES = [
         {"x": SPIKE, "gamma": GAMMA, "eps": 1e-5},
         clauses=["NORM-EPS", "RMSNORM-OUT"],
         flags=["Spike"],
-        catches=["rms_norm/eps_after_rescale"],
+        catches=["rms_norm/eps_after_rescale", "rms_norm/mean_of_magnitudes"],
     ),
     Case(
         "rms_norm.scale.0001",

@@ -22,6 +22,7 @@ from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
 
 SIGMAS = 6.0  # the statistical tier: six standard deviations
+_TILE = 16  # the fewest keys a tile of kernels that normalise after every tile (FlashAttention 1)
 _CHUNK = 2_000_000  # numbers in the largest temporary
 
 
@@ -101,6 +102,10 @@ def _score_errors(profile, stages: AttentionStages, scale, absolute, q, k, optio
         sums = np.abs(_finite(stages.bias))
         error = error + u_store * (sums + error) + eta_store
         rms = rms + u_store * sums
+    if profile.order == "flash":  # a kernel that takes powers of 2 multiplies what it has by log2(e)
+        sums = np.abs(_finite(stages.bias))
+        error = error + u * (sums + error)
+        rms = rms + u * sums
     return error, rms
 
 
@@ -116,7 +121,7 @@ def _weight_errors(profile, stages, score_error, score_rms, options):
         peak = np.maximum(peak, np.asarray(sinks, dtype=np.float64)[..., None, None])
     peak = np.where(np.isneginf(peak), 0.0, peak)
     with np.errstate(invalid="ignore"):
-        drop = np.where(present & np.isfinite(s), np.abs(s - peak), 0.0)
+        drop = np.where(present & np.isfinite(s), np.maximum(np.abs(s - peak), _held_back(profile)), 0.0)
     rescales = np.maximum(_records(s), _records(s[..., ::-1]))  # how often a running maximum grows, either way round
     exponent = 4 * profile.u_acc * drop + (1 + rescales[..., None]) * profile.u_exp
     error = np.where(present, np.expm1(np.minimum(score_error + exponent, 700.0)), 0.0)
@@ -129,6 +134,11 @@ def _weight_errors(profile, stages, score_error, score_rms, options):
     return error, rms, rescales, drop_sink
 
 
+def _held_back(profile):
+    """How far below the true one a kernel may hold its maximum, to rescale less often (FlashAttention 4): by 2^8."""
+    return 8 * math.log(2.0) if profile.order == "flash" and profile.weights is not None else 0.0
+
+
 def _records(s):
     """How often the running maximum of a row grows after its first value."""
     with np.errstate(invalid="ignore"):
@@ -137,8 +147,11 @@ def _records(s):
 
 
 def _terms(stages, rescales):
-    """How many roundings an accumulation over the keys can hold: one a key, two a rescaling, a few for merges."""
-    return np.sum(~np.isneginf(stages.mask), axis=-1) + 2 * rescales + 8
+    """How many roundings an accumulation over the keys can hold.
+
+    One a key, two a rescaling, a few for merges, and three a tile for kernels that normalise after every tile.
+    """
+    return np.sum(~np.isneginf(stages.mask), axis=-1) + 2 * rescales + 3 * (-(-stages.mask.shape[-1] // _TILE)) + 8
 
 
 def _output_bounds(profile, stages, v, weight_error, weight_rms, rescales, sink_error, dropout):
@@ -177,9 +190,13 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
     """Both bounds for some queries of one head: p (R, M), v (M, C), o (R, C)."""
     u, weights = profile.u_acc, profile.weights
     u_weights = weights.u if weights else 0.0
+    twice = profile.order == "eager" and factor.shape != (1, 1)  # weights are stored, and stored again after dropout
+    if twice:
+        u_weights = 2 * u_weights + u_weights**2
     pf = p * factor
     size = pf @ np.abs(v)  # Σ p|v|
-    lost = np.maximum(1.0 - np.sum(p, axis=-1, keepdims=True), 0.0) * sink_error  # the sink: a key of value 0
+    sink = np.maximum(1.0 - np.sum(p, axis=-1, keepdims=True), 0.0)  # a key of value 0
+    lost = sink * sink_error
 
     effective = (
         (v * factor[..., None]) if factor.shape != (1, 1) else v[None]
@@ -194,8 +211,9 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
     moved = np.minimum(moved, reach)  # weights are positive, so the mean stays in the hull of the values
 
     # The row's sum of unnormalised weights, at least 1: an underflow costs eta of it in flash order, eta itself in eager.
-    mass = 1.0 / np.maximum(np.max(p, axis=-1, keepdims=True, initial=0.0), 1e-300) if profile.order == "flash" else 1.0
-    eta = max(weights.eta if weights else 0.0, profile.eta_acc)
+    top = np.maximum(np.max(p, axis=-1, keepdims=True, initial=0.0), sink)
+    mass = 1.0 / np.maximum(top, 1e-300) if profile.order == "flash" else 1.0
+    eta = max(weights.eta if weights else 0.0, profile.eta_acc) * (2 if twice else 1)
     under = eta * ((present * (factor if factor.shape != (1, 1) else 1.0)) @ np.abs(v)) / np.maximum(mass, 1.0)
 
     centred = np.einsum("rm,rmc->rc", p, away)
@@ -218,6 +236,7 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
     square = square + u**2 * (terms + 4) * o**2 + (lost * o) ** 2
     spread = SIGMAS * np.sqrt(square) + under
     linear = np.max(error, axis=-1, keepdims=True, initial=0.0) < 0.25  # else θ is no small number
+    linear = linear & ((size > 1e-140) | (size == 0))  # else squares underflow
     statistical = np.where(linear, rounded(o, spread, profile.out), hard)
     return hard, statistical
 
@@ -251,7 +270,7 @@ def _lse_bound(profile, stages, weight_error, rescales):
     moved = np.where(mean < 0.5, np.minimum(-np.log1p(-np.minimum(mean, 0.5)), farthest), farthest)
     count = _terms(stages, rescales)
     peak = np.max(np.where(np.isneginf(s), 0.0, np.abs(_finite(s))), axis=-1, initial=0.0)
-    logarithm = np.log(np.maximum(count, 1))
+    logarithm = np.log(np.maximum(count, 1)) + _held_back(profile)
     error = moved + gamma(count, profile.u_acc) + profile.u_exp * (1 + logarithm)
     error = error + 2 * profile.u_acc * (peak + logarithm + np.abs(level))
     fmt = profile.out if profile.out.name == "float64" else FORMATS["float32"]

@@ -44,8 +44,11 @@ class Draw:
         self.rng, self.fmt = rng, fmt
 
     def round(self, x):
-        """Floating-point arrays rounded to the format; anything else as it is."""
-        return round_to(x, self.fmt) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+        """Floating-point arrays rounded to the format; anything else, and what needs no rounding, as it is."""
+        if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):
+            return x
+        rounded = round_to(x, self.fmt)
+        return x if np.array_equal(rounded, x, equal_nan=True) else rounded  # so that it keeps its strides
 
     def normal(self, *shape, scale=1.0):
         return self.round(self.rng.normal(size=shape) * scale)

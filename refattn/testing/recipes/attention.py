@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from refattn import masks
+from refattn.testing import layouts
 from refattn.testing.recipes import Draw, Recipe, count, recipe
 
 
@@ -63,6 +64,18 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
             poisoned = x[place].copy()
             poisoned[..., 2, :] = poison
             yield f"poison_{place}_{name}", ("ATTN-ABSENT",), {**x, place: poisoned, "mask": some}
+    visible = x["v"].copy()
+    visible[..., 4, 1], visible[..., 5, 0] = np.inf, np.nan
+    yield (
+        "poison_seen",
+        ("ATTN-OUT",),
+        {**x, "v": visible, "mask": some & (np.arange(5)[:, None] > 0) | np.eye(5, 7, dtype=bool)},
+    )
+    excluded = np.zeros((5, 7))
+    excluded[:, 2] = -np.inf
+    stale = x["k"].copy()
+    stale[..., 2, :] = np.nan
+    yield "poison_bias", ("ATTN-ABSENT",), {**x, "k": stale, "bias": excluded}
     yield "no_keys", ("ATTN-EMPTY",), plain(draw, n=5, m=0)
     yield "no_queries", ("ATTN-EMPTY",), plain(draw, n=0, m=5)
 
@@ -105,8 +118,185 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     if effort == "full":
         yield "long", ("ATTN-OUT",), plain(draw, b=1, h=1, n=5, m=32771, d=64, dv=64)
 
+    yield from exact_numbers(draw)
+    yield from equal_sizes(draw)
+    yield from option_pairs(draw)
+    yield from more_masks(draw)
+    yield from extremes(draw)
+    yield from far_offsets(draw)
+    yield from memory_layouts(draw)
     for number in range(count(effort, 4, 24, 400)):
         yield f"random_{number:04}", ("ATTN-OUT",), random_attention(draw)
+
+
+def exact_numbers(draw: Draw) -> Iterator[Recipe]:
+    """Small integers and equal scores: every order of summation gives the same numbers.
+
+    Kills polarity, transposed axes, exchanged heads, values read one row off, a score of 0 taken for a masked one.
+    """
+
+    def integers(*shape):
+        return draw.rng.integers(-3, 4, size=shape).astype(np.float64)
+
+    x = {"q": np.zeros((2, 3, 4, 8)), "k": integers(2, 3, 8, 8), "v": integers(2, 3, 8, 5)}
+    yield "integers_equal", ("ATTN-OUT",), x
+    one = np.zeros((4, 8), dtype=bool)
+    one[np.arange(4), [7, 0, 5, 2]] = True
+    yield "integers_one_key", ("ATTN-MASK",), {**x, "q": integers(2, 3, 4, 8), "mask": one}
+    half = np.ones((4, 8), dtype=bool)
+    half[:, ::2] = False
+    yield "integers_half", ("ATTN-MASK",), {**x, "mask": half}
+    yield "integers_causal", ("ATTN-ALIGN",), {**x, "mask": masks.causal()}
+    yield "zero_scores", ("ATTN-OUT",), {**x, "q": integers(2, 3, 4, 8), "k": x["k"] * (np.arange(8) % 2)[:, None]}
+
+
+def equal_sizes(draw: Draw) -> Iterator[Recipe]:
+    """B = H = N = M: no shape shows that axes were exchanged.
+
+    Kills masks, biases and sinks of the batch laid on heads, tiled instead of repeated, transposed; a log-sum-exp
+    whose axes are tokens and heads; attention over heads instead of tokens.
+    """
+
+    def same(d=5, dv=5):
+        return plain(draw, 4, 4, 4, 4, d, dv)
+
+    allowed = draw.rng.random((4, 1, 4, 4)) < 0.6
+    allowed |= np.eye(4, dtype=bool)
+    yield "equal_sizes", ("ATTN-OUT",), same()
+    yield "equal_sizes_lse", ("ATTN-LSE",), {**same(), "return_lse": True}
+    yield "equal_sizes_mask_of_batch", ("ATTN-BROADCAST",), {**same(), "mask": allowed}
+    yield "equal_sizes_mask_of_heads", ("ATTN-BROADCAST",), {**same(), "mask": allowed.reshape(1, 4, 4, 4)}
+    yield "equal_sizes_bias_of_batch", ("ATTN-BROADCAST",), {**same(), "bias": draw.normal(4, 1, 4, 4)}
+    yield "equal_sizes_bias_of_heads", ("ATTN-BROADCAST",), {**same(), "bias": draw.normal(4, 4, 4)}
+    yield "equal_sizes_bias_of_keys", ("ATTN-BROADCAST",), {**same(), "bias": draw.normal(4, 1, 1, 4)}
+    yield "equal_sizes_sinks", ("ATTN-SINK",), {**same(), "sinks": draw.normal(4, scale=2.0), "return_lse": True}
+    heads = draw.rng.random((1, 3, 1, 7)) < 0.6
+    heads[..., 3] = True
+    yield "mask_of_heads", ("ATTN-BROADCAST",), {**plain(draw), "mask": heads}
+    keys = np.arange(7) < np.array([4, 7])[:, None, None, None]
+    yield "mask_of_keys", ("ATTN-BROADCAST",), {**plain(draw), "mask": keys}
+    rows = np.array([True, False, True, True, True])[:, None]
+    yield "mask_of_queries", ("ATTN-BROADCAST",), {**plain(draw), "mask": rows, "return_lse": True}
+
+
+def option_pairs(draw: Draw) -> Iterator[Recipe]:
+    """Every option beside every other: kills whatever makes one of them disappear, or changes their order."""
+    options = {
+        "causal": {"mask": masks.causal()},
+        "mask": {"mask": draw.rng.random((2, 1, 5, 7)) < 0.7},
+        "window": {"mask": masks.window(2, 1)},
+        "scale": {"scale": 0.75},
+        "bias": {"bias": draw.normal(3, 5, 7, scale=2.0)},
+        "softcap": {"softcap": 1.5},
+        "sinks": {"sinks": draw.normal(3, scale=2.0)},
+        "dropout": {"dropout": (draw.rng.random((2, 3, 5, 7)) < 0.75, 0.25)},
+        "lse": {"return_lse": True},
+    }
+    clauses = {"scale": "ATTN-SCALE", "bias": "ATTN-BIAS", "softcap": "ATTN-SOFTCAP", "sinks": "ATTN-SINK",
+               "dropout": "ATTN-DROPOUT", "lse": "ATTN-LSE"}  # fmt: skip
+    names = list(options)
+    for n, first in enumerate(names):
+        for second in names[n + 1 :]:
+            if not options[first].keys() & options[second].keys():
+                clause = clauses[second]
+                yield (
+                    f"{first}_and_{second}",
+                    (clause,),
+                    {**plain(draw, q_scale=2.0), **options[first], **options[second]},
+                )
+    everything = {name: value for given in options.values() for name, value in given.items()}
+    yield "all_options", ("ATTN-ORDER",), {**plain(draw), **everything}
+    yield "all_options_causal", ("ATTN-ORDER",), {**plain(draw), **everything, "mask": masks.causal()}
+    no_heads = {name: x[0, 0] for name, x in plain(draw).items()}
+    yield "no_heads_causal", ("ATTN-BROADCAST",), {**no_heads, "mask": masks.causal(), "return_lse": True}
+    three = {name: x[0] for name, x in plain(draw).items()}
+    yield "three_axes_causal", ("ATTN-BROADCAST",), {**three, "mask": masks.causal() & masks.window(2, 0)}
+
+
+def more_masks(draw: Draw) -> Iterator[Recipe]:
+    """Rules at their edges: kills other readings of a window's two reaches, its anchor, and of rules that carry data."""
+    for left, right in ((2, 1), (1, 3), (0, 2), (3, 0), (None, 2), (2, None), (0, 0), (6, 0)):
+        rule = masks.window(left, right)
+        name = f"window_{'all' if left is None else left}_{'all' if right is None else right}"
+        yield name, ("ATTN-MASK",), {**plain(draw, n=7, m=7, q_scale=2.0), "mask": rule}
+        yield f"{name}_wide", ("ATTN-ALIGN",), {**plain(draw, n=3, m=11, q_scale=2.0), "mask": rule}
+    yield "window_tall", ("ATTN-EMPTY",), {**plain(draw, n=9, m=4), "mask": masks.window(1, 0), "return_lse": True}
+    yield "causal_tall_lse", ("ATTN-EMPTY",), {**plain(draw, n=9, m=5), "mask": masks.causal(), "return_lse": True}
+    yield "decode_causal", ("ATTN-ALIGN",), {**plain(draw, n=1, m=37), "mask": masks.causal()}
+    yield "decode_window", ("ATTN-ALIGN",), {**plain(draw, n=1, m=37), "mask": masks.causal() & masks.window(15, 0)}
+    far = {"q_positions": np.arange(5) + 1000, "k_positions": np.arange(11) + 993}
+    yield (
+        "far_positions",
+        ("ATTN-ALIGN",),
+        {**plain(draw, n=5, m=11), **far, "mask": masks.causal() & masks.window(3, 0)},
+    )
+    ids = np.sort(draw.rng.integers(0, 3, size=(2, 1, 13)), axis=-1)
+    x = plain(draw, n=13, m=13)
+    rules = {
+        "documents": masks.documents(ids) & masks.causal(),
+        "left_padding": masks.padding(np.array([[9], [13]]), np.array([[4], [0]])) & masks.causal(),
+        "prefix": masks.prefix(np.array([[3], [7]])),
+        "chunked": masks.chunked(4),
+        "neighbours": masks.neighbours(4, 1, 1),
+        "dilated": masks.dilated(2, 1, 3),
+        "global": masks.window(1, 1) | masks.global_tokens([0, 6]),
+        "strided": masks.strided(4),
+    }
+    for name, rule in rules.items():
+        yield f"rule_{name}", ("ATTN-MASK",), {**x, "mask": rule}
+
+
+def extremes(draw: Draw) -> Iterator[Recipe]:
+    """Scores between and below the sentinels that are in use, overflow in narrow formats, subnormal and signed zeros.
+
+    Kills fills and maxima at -100, -1e4, -5e4, the lowest number, clamps, a maximum taken over the whole array,
+    products and sums held in float16, scores multiplied by log2(e) before their maximum is taken.
+    """
+    for level in (-200.0, -20000.0, -60000.0):
+        shift = draw.round(np.full((5, 7), level))
+        holes = np.ones((5, 7), dtype=bool)
+        holes[:, ::3] = False
+        yield f"level_{-level:.0f}", ("ATTN-OUT",), {**plain(draw), "bias": shift, "mask": holes, "return_lse": True}
+    rows = draw.round(np.broadcast_to(np.array([0.0, 300.0, -300.0, 900.0, -900.0])[:, None], (5, 7)).copy())
+    yield "level_by_row", ("ATTN-OUT",), {**plain(draw), "bias": rows, "return_lse": True}
+    for name, lowest in (("half", -65504.0), ("lowest", -3.3895313892515355e38)):
+        bias = np.zeros((5, 7))
+        bias[1], bias[2, ::2] = lowest, lowest
+        yield f"bias_{name}", ("ATTN-BIAS",), {**plain(draw), "bias": bias}
+    wide = {"q": draw.normal(1, 2, 5, 16, scale=100.0), "k": draw.normal(1, 2, 7, 16, scale=100.0)}
+    yield "products_overflow", ("ATTN-OUT",), {**wide, "v": draw.normal(1, 2, 7, 8), "scale": 2.0**-14}
+    yield "values_overflow", ("ATTN-OUT",), {**plain(draw), "v": np.full((2, 3, 7, 8), 61440.0)}
+    rising = plain(draw, 1, 2, 5, 131, 16, 8, q_scale=0.5)
+    rising["bias"] = draw.round(np.linspace(-40.0, 40.0, 131)[None] + np.zeros((5, 1)))
+    yield "rising", ("ATTN-OUT",), rising
+    yield "falling", ("ATTN-OUT",), {**rising, "bias": rising["bias"][:, ::-1].copy()}
+    tiny = plain(draw)
+    tiny["v"] = draw.round(tiny["v"] * 2.0**-20)
+    yield "small_values", ("ATTN-OUT",), tiny
+    yield "signed_zeros", ("ATTN-OUT",), {**plain(draw), "q": np.zeros((2, 3, 5, 8)) * draw.rng.choice([-1.0, 1.0])}
+    lengths = {"key_tail_17": 17, "key_tail_33": 33, "key_tail_65": 65, "key_tail_127": 127, "key_tail_257": 257}
+    for name, m in lengths.items():  # each last key is the needle: one beyond a tile, or one short of it
+        yield name, ("ATTN-OUT",), aligned(draw, 3, m, 16, [m - 1, m - 2, 0])
+    for d in (1, 7, 40, 72, 80, 104):
+        yield f"head_size_{d}", ("ATTN-OUT",), plain(draw, 1, 2, 5, 7, d, 3)
+
+
+def far_offsets(draw: Draw) -> Iterator[Recipe]:
+    """Needles at the ends of arrays that an index of 8 bits, or an offset of 16, does not reach."""
+    yield "far_index", ("ATTN-OUT",), aligned(draw, 5, 521, 16, [520, 511, 256, 255, 0])
+    yield "far_offset", ("ATTN-OUT",), aligned(draw, 5, 2053, 37, [2052, 2000, 1771, 1770, 0])
+
+
+def memory_layouts(draw: Draw) -> Iterator[Recipe]:
+    """The same numbers in other orders in memory: kills kernels that ignore strides, of one operand or all."""
+    x = plain(draw, n=7, m=7)
+    for name in "qkv":
+        yield f"strides_{name}_tokens_first", ("ATTN-OUT",), {**x, name: layouts.tokens_first(x[name])}
+        yield f"strides_{name}_spread", ("ATTN-OUT",), {**x, name: layouts.spread(x[name])}
+    yield "strides_all_tokens_first", ("ATTN-OUT",), {name: layouts.tokens_first(a) for name, a in x.items()}
+    yield "strides_fused", ("ATTN-OUT",), dict(zip("qkv", layouts.fused(*(x[name] for name in "qkv")), strict=True))
+    shared = plain(draw, n=5, m=33)
+    yield "strides_expanded", ("ATTN-OUT",), {**shared, **{name: layouts.expanded(shared[name], 3) for name in "kv"}}
 
 
 def random_attention(draw: Draw) -> dict:
@@ -141,6 +331,15 @@ def grouped_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "six_over_three", ("HEADS-GROUP",), grouped(2, 6, 3, 5, 11, 8, 8)
     yield "multi_query", ("HEADS-GROUP",), grouped(2, 4, 1, 5, 7, 8, 8)
     yield "causal", ("HEADS-GROUP",), {**grouped(2, 6, 3, 7, 7, 8, 8), "mask": masks.causal()}
+    per_sequence = draw.rng.random((3, 1, 5, 7)) < 0.6
+    per_sequence[..., 2] = True
+    yield "mask_as_groups", ("HEADS-OPTIONS",), {**grouped(3, 6, 3, 5, 7, 8, 8), "mask": per_sequence}
+    yield "sinks", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 8), "sinks": draw.normal(6, scale=2.0)}
+    yield "bias_of_heads", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 8), "bias": draw.normal(6, 5, 7)}
+    yield "decode", ("HEADS-GROUP",), {**grouped(2, 6, 3, 1, 37, 16, 8), "mask": masks.causal(), "scale": 0.3}
+    yield "lse", ("HEADS-OPTIONS",), {**grouped(2, 6, 3, 5, 7, 8, 4), "return_lse": True}
+    x = grouped(2, 6, 3, 7, 7, 8, 8)
+    yield "strides", ("HEADS-GROUP",), {name: layouts.tokens_first(a) for name, a in x.items()}
     for number in range(count(effort, 1, 8, 60)):
         g, r = draw.between(2, 3), draw.between(2, 3)
         sizes = (

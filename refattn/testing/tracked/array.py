@@ -74,6 +74,16 @@ class Tracked:
         key = tuple(k.value if isinstance(k, Tracked) else k for k in key) if isinstance(key, tuple) else key
         return self.moved(lambda x: x[key.value if isinstance(key, Tracked) else key])
 
+    def __setitem__(self, key, new):
+        """Written to memory: numbers with their errors."""
+        self.value[key] = new.value
+        if self.error is not None:
+            if not self.error.flags.writeable:
+                self.error = np.array(self.error)
+            self.error[key] = new.error
+        if not new.leaf:
+            self.leaf, self.place = False, new.place
+
     def moved(self, move):
         """The same numbers elsewhere."""
         error = None if self.error is None else move(self.error)

@@ -6,7 +6,7 @@ import numpy as np
 
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import round_to
-from refattn.testing.tracked.array import CONSTANT, ROW, Tracked, clean, place_of
+from refattn.testing.tracked.array import CONSTANT, MEMORY, ROW, Tracked, clean, place_of
 
 
 def _mover(operation):
@@ -38,10 +38,10 @@ class Moving:
     repeat = _mover(np.repeat)
     tile = _mover(np.tile)
 
-    def asarray(self, values, dtype=None, device=None):
+    def asarray(self, values, dtype=None, device=None, copy=None):
         """Constants: a kernel has them in the accumulator's format."""
         if isinstance(values, Tracked):
-            return values
+            return values.moved(np.copy) if copy else values
         return self._constant(np.asarray(values, dtype=dtype))
 
     def lift(self, x):
@@ -58,6 +58,10 @@ class Moving:
     def arange(self, start, stop=None, step=1, dtype=None, device=None):
         """Integers."""
         return self._constant(np.arange(*((start,) if stop is None else (start, stop, step)), dtype=dtype))
+
+    def empty(self, shape, dtype=np.float64, device=None):
+        """Memory: what is written to it decides what it is."""
+        return Tracked(self, np.zeros(shape, dtype=dtype), place=MEMORY, leaf=True)
 
     def zeros(self, shape, dtype=np.float64, device=None):
         """Exact zeros."""
@@ -87,7 +91,7 @@ class Moving:
         """Booleans and integers as numbers are exact; between floating-point dtypes nothing happens (both are wide)."""
         if x.value.dtype.kind == "f" and np.dtype(dtype).kind == "f":
             return x
-        if x.value.dtype.kind == "f":
+        if x.value.dtype.kind == "f" and np.any(x.error):
             raise NotImplementedError("an inexact number turned into an integer has no error bound")
         value = x.value.astype(np.float64 if np.dtype(dtype).kind == "f" else dtype)
         error = np.broadcast_to(x.unsure, value.shape).astype(np.float64) if x.unsure is not None else 0.0
@@ -154,6 +158,12 @@ class Moving:
             return Tracked(self, value)
         error = clean(value, np.maximum(a.error, b.error))
         return Tracked(self, value, error, place=place_of([a, b]), peak_of=(a, b) if choose is np.maximum else ())
+
+    def round(self, x):
+        """The nearest integers, where no error can change which."""
+        if np.any((np.abs(np.abs(x.value - np.floor(x.value)) - 0.5) <= x.error) & (x.error > 0)):
+            raise NotImplementedError("a number so near to half-way that a kernel may round it either way has no bound")
+        return Tracked(self, np.round(x.value), place=x.place)
 
     def clip(self, x, min=None, max=None):
         """Between two numbers."""

@@ -34,6 +34,7 @@ class Namespace(Moving):
 
     __name__ = __name__  # where `backend.special` looks for erf
     float64, float32, int64, bool = np.dtype("float64"), np.dtype("float32"), np.dtype("int64"), np.dtype("bool")
+    uint8 = np.dtype("uint8")
     inf, nan, pi, newaxis = math.inf, math.nan, math.pi, None
 
     def __init__(self, profile: Profile):

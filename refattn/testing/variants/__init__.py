@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
+from functools import cache
 
 
 class NotApplicable(Exception):
@@ -72,20 +71,38 @@ def variant(name, clause, *functions, seen=(), advice=""):
 def variants(function: str | None = None) -> list[Variant]:
     """All variants, or those of one reference function, in a stable order.
 
-    What goes wrong in attention goes wrong in grouped-query attention as well: there its variants count, too.
+    What goes wrong in a mask goes wrong in attention as well, and what goes wrong there in what is built on it: of one
+    function, variants that are derived from others' follow its own.
     """
+    _register_all()
+    if function is None:
+        return list(VARIANTS.values())
+    return list(_with_derived(function, len(VARIANTS)))
+
+
+@cache
+def _register_all() -> None:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    own = [v for v in VARIANTS.values() if function is None or v.function == function]
-    if function == "grouped_query_attention":
-        own += [_grouped(v) for v in VARIANTS.values() if v.function == "attention"]
-    return own
 
 
-def _grouped(v: Variant) -> Variant:
-    def call(q, k, v, *args, **options):
-        group = q.shape[-3] // k.shape[-3]
-        return one_head_each(q, np.repeat(k, group, axis=-3), np.repeat(v, group, axis=-3), *args, **options)
+@cache
+def _with_derived(function: str, registered: int) -> tuple[Variant, ...]:
+    from refattn.testing.variants import derived, gradients
 
-    one_head_each = v.call
-    return replace(v, function="grouped_query_attention", call=call)
+    own = tuple(v for v in VARIANTS.values() if v.function == function)
+    sources: dict[str, tuple[str, Callable[[Variant], Variant]]] = {
+        "attention": ("Mask.dense", derived.of_mask),
+        "attention_weights": ("attention", derived.weights),
+        "grouped_query_attention": ("attention", derived.grouped),
+        "multi_head_attention": ("grouped_query_attention", derived.projected),
+        "grouped_query_attention_vjp": ("attention_vjp", gradients.grouped),
+        "tiled_attention": ("attention", derived.tiled),
+        "split_attention": ("tiled_attention", derived.split),
+        "tiled_attention_vjp": ("attention_vjp", derived.tiled_vjp),
+    }
+    if function not in sources:
+        return own
+    source, derive = sources[function]
+    names = {v.name for v in own}
+    return own + tuple(derive(v) for v in _with_derived(source, registered) if v.name not in names)

@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 
 from refattn import masks
 from refattn.attention import attention_weights
 from refattn.testing.variants import NotApplicable, variant
-from refattn.testing.variants.masks import replaced, shifted
+from refattn.testing.variants.masks import evaluated, replaced, shifted
 
 _LN2 = math.log(2.0)
 
 
-def evaluate(
+class Recorded(Exception):
+    """What a variant was about to evaluate: `combined` puts the changes of two variants together."""
+
+
+_recording = ContextVar("recording", default=False)
+
+
+def evaluate(*args, **options):
+    """Attention in float64 with replaceable steps; without replacements it is the reference on finite values."""
+    if _recording.get():
+        raise Recorded(args, options)
+    return _evaluate(*args, **options)
+
+
+def recorded(call, *args, **options) -> tuple[tuple, dict[str, Any]]:
+    """The arguments and replacements with which a variant evaluates attention, instead of its result."""
+    token = _recording.set(True)
+    try:
+        call(*args, **options)
+    except Recorded as found:
+        return found.args[0], found.args[1]
+    finally:
+        _recording.reset(token)
+    raise NotApplicable  # it evaluates attention in another way
+
+
+def combined(first, second):
+    """Two variants at once: the second changes what the first would have evaluated.
+
+    NotApplicable where both replace one step, or where one of them does more than to evaluate something else.
+    """
+
+    def call(*args, **options):
+        args, options = recorded(first, *args, **options)
+        steps: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in _STEPS}
+        args, options = recorded(second, *args, **options)
+        if steps.keys() & options.keys():
+            raise NotApplicable
+        try:
+            return _evaluate(*args, **(steps | options))
+        except (ValueError, IndexError):  # one changed the shapes that the other relies on
+            raise NotApplicable from None
+
+    return call
+
+
+def _evaluate(
     q,
     k,
     v,
@@ -41,7 +89,6 @@ def evaluate(
     drop=lambda w, keep, rate: np.where(keep, w / (1.0 - rate), 0.0),
     weigh=None,
 ):
-    """Attention in float64 with replaceable steps; without replacements it is the reference on finite values."""
     with np.errstate(all="ignore"):
         scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
         s = scored(scale * (q @ np.swapaxes(k, -1, -2)))
@@ -51,9 +98,12 @@ def evaluate(
             s = add_bias(s, bias, scale)
         if softcap and cap_after_bias:
             s = cap(s, softcap)
-        allowed = masks.visible(
-            mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions, like=q
-        )
+        try:
+            allowed = masks.visible(
+                mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions, like=q
+            )
+        except ValueError:  # a rule that is read otherwise needs data for positions that have none
+            raise NotApplicable from None
         if allowed is not None:
             s = apply_mask(s, allowed)
         if softcap and cap_last:
@@ -73,6 +123,12 @@ def evaluate(
         out = weigh(w, v) if weigh else w @ np.where(np.isfinite(v), v, 0.0)
         out, lse = finish(out, lse, w, s)
     return (out, lse) if return_lse else out
+
+
+_STEPS = frozenset(
+    ("scored", "cap", "add_bias", "apply_mask", "cap_last", "cap_after_bias", "exponential", "peak", "finish", "sink",
+     "drop", "weigh")
+)  # fmt: skip
 
 
 def _needs(value, *others):
@@ -465,7 +521,8 @@ def softcap_zero_divides(q, k, v, mask=None, *, softcap=None, **options):
     """A cap of 0 is applied as it stands: NaN."""
     if softcap != 0:
         raise NotApplicable
-    return np.full_like(evaluate(q, k, v, mask, **options), np.nan)
+    nothing = lambda out, lse, weights, s: (np.full_like(out, np.nan), np.full_like(lse, np.nan))  # noqa: E731
+    return evaluate(q, k, v, mask, finish=nothing, **options)
 
 
 @variant(
@@ -569,6 +626,8 @@ def sink_scaled(q, k, v, mask=None, *, sinks=None, scale=None, **options):
 def sink_as_key_with_mean_value(q, k, v, mask=None, *, sinks=None, **options):
     """The sink's share goes to the mean of the values instead of to nothing."""
     _needs(sinks)
+    if v.shape[-2] == 0:
+        raise NotApplicable
     share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x.mean(axis=-2, keepdims=True)  # noqa: E731
     return evaluate(q, k, v, mask, sinks=sinks, weigh=share, **options)
 
@@ -650,6 +709,5 @@ def weights_transposed_mask(q, k, mask=None, **options):
     """The mask is laid on with its axes exchanged: row i admits what column i should."""
     if not isinstance(mask, masks.Mask):
         raise NotApplicable
-    n, m = q.shape[-2], k.shape[-2]
-    turned = np.swapaxes(mask.dense(m, n), -1, -2)
+    turned = np.swapaxes(evaluated(mask, k.shape[-2], q.shape[-2]), -1, -2)
     return attention_weights(q, k, turned, **options)

@@ -238,6 +238,21 @@ def ffn_activation_ignored(x, params: FeedForwardParams, *, activation="relu"):
     return _plain(x, params, "relu")
 
 
+@variant("ffn/output_bias_dropped", "FFN-OUT", "feed_forward")
+def ffn_output_bias_dropped(x, params: FeedForwardParams, *, activation="relu"):
+    """The second bias is not added."""
+    if params.b_out is None:
+        raise NotApplicable
+    return _plain(x, params, activation, b_out=None)
+
+
+@variant("ffn/not_activated", "FFN-OUT", "feed_forward")
+def ffn_not_activated(x, params: FeedForwardParams, *, activation="relu"):
+    """No activation: two matrices in a row."""
+    hidden = x @ params.w_in + (0.0 if params.b_in is None else params.b_in)
+    return hidden @ params.w_out + (0.0 if params.b_out is None else params.b_out)
+
+
 # --- the gated network ----------------------------------------------------------------------------------------------
 
 
@@ -297,6 +312,33 @@ def glu_clamped_plus_one(x, params: GatedFeedForwardParams, *, activation="silu"
     gate, up = _projections(x, params)
     gate, up = np.minimum(gate, 7.0), np.clip(up, -7.0, 7.0)
     return _out((up + 1.0) * feedforward.quick_gelu(gate), params)
+
+
+@variant("glu/both_activated", "GLU-OUT", "gated_feed_forward")
+def glu_both_activated(x, params: GatedFeedForwardParams, *, activation="silu"):
+    """The activation is applied to both: f(gate) f(up)."""
+    gate, up = _projections(x, params)
+    return _out(ACTIVATIONS[activation](gate) * ACTIVATIONS[activation](up), params)
+
+
+@variant("glu/up_ignored", "GLU-OUT", "gated_feed_forward")
+def glu_up_ignored(x, params: GatedFeedForwardParams, *, activation="silu"):
+    """The gate alone: a plain network."""
+    return _out(ACTIVATIONS[activation](_projections(x, params)[0]), params)
+
+
+@variant("glu/sum", "GLU-OUT", "gated_feed_forward")
+def glu_sum(x, params: GatedFeedForwardParams, *, activation="silu"):
+    """Gate and up are added instead of multiplied."""
+    gate, up = _projections(x, params)
+    return _out(ACTIVATIONS[activation](gate) + up, params)
+
+
+@variant("glu/not_activated", "GLU-OUT", "gated_feed_forward", seen=["the bilinear layer of Shazeer 2020"])
+def glu_not_activated(x, params: GatedFeedForwardParams, *, activation="silu"):
+    """No activation: gate times up."""
+    gate, up = _projections(x, params)
+    return _out(gate * up, params)
 
 
 # --- packed gates ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from refattn.attention import attention
 from refattn.heads import (
     MultiHeadParams,
     PackedMultiHeadParams,
@@ -16,6 +15,7 @@ from refattn.heads import (
 )
 from refattn.norms import rms_norm
 from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.variants.attention import evaluate
 
 
 def _needs(*conditions):
@@ -108,9 +108,10 @@ def project_no_transpose(x_q, x_kv, params, *, heads, kv_heads=None, **options):
 )
 def bshd_as_bhsd(q, k, v, mask=None, **options):
     """The axes of tokens and heads are confused: each token attends over its own heads."""
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
     _needs(q.shape[-2] == k.shape[-2], mask is None, not (set(options) - {"scale", "softcap"}))
     swapped = (np.swapaxes(x, -3, -2) for x in (q, k, v))
-    return np.swapaxes(attention(*swapped, **options), -3, -2)
+    return np.swapaxes(evaluate(*swapped, **options), -3, -2)
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def _regrouped(which):
         heads, kv_heads = q.shape[-3], k.shape[-3]
         _needs(1 < kv_heads < heads)
         read = [which(h, heads, kv_heads) for h in range(heads)]
-        return attention(q, np.take(k, read, axis=-3), np.take(v, read, axis=-3), mask, **options)
+        return evaluate(q, np.take(k, read, axis=-3), np.take(v, read, axis=-3), mask, **options)
 
     return call
 
@@ -168,7 +169,7 @@ def gqa_repeat_sequence_axis(q, k, v, mask=None, **options):
     heads, kv_heads, m = q.shape[-3], k.shape[-3], k.shape[-2]
     _needs(1 < kv_heads < heads, m > 1)
     k, v = (np.repeat(x, heads // kv_heads, axis=-2).reshape(*x.shape[:-3], heads, m, x.shape[-1]) for x in (k, v))
-    return attention(q, k, v, mask, **options)
+    return evaluate(q, k, v, mask, **options)
 
 
 @variant("gqa/sinks_by_group", "HEADS-OPTIONS", "grouped_query_attention", seen=["pie-project/pie#272"])

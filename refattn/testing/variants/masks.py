@@ -65,7 +65,8 @@ def change_of(name, clause, seen=(), advice=""):
     def register(change):
         @functools.wraps(change)
         def call(self, n, m, **options):
-            return evaluated(change(self), n, m, **options)
+            changed = evaluated(change(self), n, m, **options)
+            return changed & np.ones(self.dense(n, m, **options).shape, dtype=bool)  # a rule less may have fewer axes
 
         variant(name, clause, "Mask.dense", seen=seen, advice=advice)(call)
         return change
@@ -493,7 +494,7 @@ def fixed_own_block_only(mask):
 _OWN_AXES = {"lengths": 0, "starts": 0, "tokens": 1, "ids": 1, "k_ids": 1, "parents": 1}
 
 
-def _with_data(mask, change):
+def with_data(mask, change):
     """The mask in which data with leading axes are changed by change(array, number of own axes)."""
     found: list[str] = []
 
@@ -515,7 +516,7 @@ def _with_data(mask, change):
 @change_of("data/first_entry", "MASK-DATA", seen=["ggml-org/llama.cpp#7903"])
 def data_first_entry(mask):
     """The data of the first batch entry serve all of them."""
-    return _with_data(mask, lambda x, own: np.broadcast_to(x[:1], x.shape))
+    return with_data(mask, lambda x, own: np.broadcast_to(x[:1], x.shape))
 
 
 @change_of(
@@ -529,7 +530,7 @@ def data_batch_on_heads(mask):
             raise NotApplicable
         return np.swapaxes(x, 0, 1)
 
-    return _with_data(mask, swapped)
+    return with_data(mask, swapped)
 
 
 @change_of("global/keys_only", "MASK-GLOBAL")

@@ -256,6 +256,55 @@ def rms_norm_unit_offset_always(x, gamma, *, eps=1e-6, axis=-1, unit_offset=Fals
     return right_rms_norm(x, gamma, eps=eps, axis=axis, unit_offset=True)
 
 
+@variant("layer_norm/gamma_dropped", "NORM-AFFINE", "layer_norm", advice="pass gamma=None")
+def layer_norm_gamma_dropped(x, gamma, beta=None, *, eps=1e-5, axis=-1):
+    """The gain is not applied."""
+    if gamma is None:
+        raise NotApplicable
+    return right_layer_norm(x, None, beta, eps=eps, axis=axis)
+
+
+@variant("layer_norm/unit_offset_always", "NORM-AFFINE", "layer_norm", seen=["Megatron-LM layernorm_1p"])
+def layer_norm_unit_offset_always(x, gamma, beta=None, *, eps=1e-5, axis=-1):
+    """The gain is 1 + gamma where it should be gamma."""
+    if gamma is None:
+        raise NotApplicable
+    return right_layer_norm(x, 1.0 + gamma, beta, eps=eps, axis=axis)
+
+
+@variant("layer_norm/divided_by_variance", "LAYERNORM-OUT", "layer_norm")
+def layer_norm_divided_by_variance(x, gamma, beta=None, *, eps=1e-5, axis=-1):
+    """The row is divided by its variance: the root is missing."""
+    return _layer_norm(x, gamma, beta, eps, axis, root=lambda v: v + eps)
+
+
+@variant("rms_norm/divided_by_mean_square", "RMSNORM-OUT", "rms_norm")
+def rms_norm_divided_by_mean_square(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
+    """The row is divided by its mean square: the root is missing."""
+    return _rms_norm(x, gamma, eps, axis, unit_offset, root=lambda v: v + eps)
+
+
+@variant("norm/over_everything", "NORM-AXES", "layer_norm")
+def layer_norm_over_everything(x, gamma, beta=None, *, eps=1e-5, axis=-1):
+    """Mean and variance are taken over the whole array."""
+    return _layer_norm(x, gamma, beta, eps, axis, over=tuple(range(x.ndim)))
+
+
+@variant("norm/over_everything", "NORM-AXES", "rms_norm")
+def rms_norm_over_everything(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
+    """The mean square is taken over the whole array."""
+    return _rms_norm(x, gamma, eps, axis, unit_offset, over=tuple(range(x.ndim)))
+
+
+@variant("rms_norm/mean_of_magnitudes", "RMSNORM-OUT", "rms_norm")
+def rms_norm_mean_of_magnitudes(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
+    """The row is divided by the mean of its magnitudes instead of the root of its mean square."""
+    axes = _axes(axis, x)
+    if gamma is not None and unit_offset:
+        gamma = 1.0 + gamma
+    return _affine(x / (np.abs(x).mean(axis=axes, keepdims=True) + eps), gamma, None, axes)
+
+
 # --- DeepNorm -------------------------------------------------------------------------------------------------------
 
 

@@ -406,6 +406,115 @@ def yarn_high_end_of_pairs(rotary_dim, base=10000.0, scaling=None):
     return reference.RopeFrequencies(plain / scaling.factor * ramp + plain * (1 - ramp), 1.0)
 
 
+@variant("rope/base_ignored", "ROPE-FREQUENCY", "rope")
+def rope_base_ignored(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """The base is always 10,000."""
+    if base == 10000.0:
+        raise NotApplicable
+    return reference.rope(x, positions, layout=layout, rotary_dim=rotary_dim, scaling=scaling)
+
+
+@variant("rope/rotary_dim_ignored", "ROPE-PARTIAL", "rope")
+def rope_rotary_dim_ignored(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """All features are rotated although only some should be."""
+    if rotary_dim in (None, x.shape[-1]) or scaling is not None:
+        raise NotApplicable
+    return reference.rope(x, positions, base=base, layout=layout)
+
+
+@variant("rope/positions_from_one", "ROPE-POSITION", "rope")
+def rope_positions_from_one(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """Positions are counted from 1; scores cannot tell, if queries and keys both do it."""
+    return reference.rope(
+        x, np.asarray(positions) + 1, base=base, layout=layout, rotary_dim=rotary_dim, scaling=scaling
+    )
+
+
+@variant(
+    "rope/last_position_for_all", "ROPE-POSITION", "rope", seen=["flash_attn_with_kvcache, neither causal nor local"]
+)
+def rope_last_position_for_all(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """Every row is rotated by the first row's position, as one step of a cache would be."""
+    same = np.broadcast_to(np.asarray(positions)[..., :1], np.shape(positions))
+    return reference.rope(x, same, base=base, layout=layout, rotary_dim=rotary_dim, scaling=scaling)
+
+
+def _other_exponent(exponent):
+    def call(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+        r = x.shape[-1] if rotary_dim is None else rotary_dim
+        if scaling is not None or r < 4:
+            raise NotApplicable
+        theta = base ** -exponent(np.arange(r // 2), r)
+        return _with_frequencies(x, positions, theta, 1.0, layout, r)
+
+    return call
+
+
+@variant("rope/exponent_halved", "ROPE-FREQUENCY", "rope")
+def rope_exponent_halved(*args, **kwargs):
+    """i/R in the exponent instead of 2i/R."""
+    return _other_exponent(lambda i, r: i / r)(*args, **kwargs)
+
+
+@variant("rope/exponent_from_one", "ROPE-FREQUENCY", "rope")
+def rope_exponent_from_one(*args, **kwargs):
+    """2(i + 1)/R in the exponent: the pairs are counted from 1."""
+    return _other_exponent(lambda i, r: 2 * (i + 1) / r)(*args, **kwargs)
+
+
+@variant("rope/exponent_to_the_end", "ROPE-FREQUENCY", "rope")
+def rope_exponent_to_the_end(*args, **kwargs):
+    """2i/(R - 2) in the exponent: the last frequency is 1/base exactly."""
+    return _other_exponent(lambda i, r: 2 * i / (r - 2))(*args, **kwargs)
+
+
+@variant("rope/sine_and_cosine_exchanged", "ROPE-ROTATION", "rope")
+def rope_exchanged(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """Sines stand where cosines should and the reverse."""
+    cos, sin, r = _tables(x, positions, base, rotary_dim, scaling)
+    return reference.rotate(x, sin, cos, layout=layout, rotary_dim=r)
+
+
+@variant("rope/sine_and_cosine_exchanged", "ROPE-ROTATION", "positions.rotate")
+def rotate_exchanged(x, cos, sin, layout="interleaved", rotary_dim=None):
+    """Sines stand where cosines should and the reverse."""
+    return reference.rotate(x, sin, cos, layout=layout, rotary_dim=rotary_dim)
+
+
+@variant("rope/rest_dropped", "ROPE-PARTIAL", "rope")
+def rope_rest_dropped(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """The features that are not rotated come out as 0."""
+    if rotary_dim in (None, x.shape[-1]):
+        raise NotApplicable
+    out = reference.rope(x, positions, base=base, layout=layout, rotary_dim=rotary_dim, scaling=scaling)
+    return np.concatenate([out[..., :rotary_dim], 0.0 * out[..., rotary_dim:]], axis=-1)
+
+
+@variant("alibi/first_slope_for_all", "ALIBI-BIAS", "alibi_bias")
+def alibi_first_slope_for_all(slopes, n, m, q_positions=None, k_positions=None):
+    """The slope of the first head serves all of them."""
+    if np.size(slopes) < 2:
+        raise NotApplicable
+    first = np.broadcast_to(slopes[..., :1], slopes.shape)
+    return reference.alibi_bias(first, n, m, q_positions=q_positions, k_positions=k_positions)
+
+
+@variant("alibi/slopes_reversed", "ALIBI-SLOPES", "alibi_slopes")
+def alibi_slopes_reversed(heads, like=None):
+    """The last head has the steepest slope."""
+    if heads < 2:
+        raise NotApplicable
+    return reference.alibi_slopes(heads)[::-1].copy()
+
+
+@variant("alibi/sorted", "ALIBI-SLOPES", "alibi_slopes")
+def alibi_sorted(heads, like=None):
+    """For a number of heads that is no power of two the slopes are put in order of size."""
+    if heads & (heads - 1) == 0:
+        raise NotApplicable
+    return np.sort(reference.alibi_slopes(heads))[::-1].copy()
+
+
 # --- ALiBi ----------------------------------------------------------------------------------------------------------
 
 

@@ -160,3 +160,84 @@ def merge_no_guard(out_a, lse_a, out_b, lse_b):
         peak = np.maximum(lse_a, lse_b)
         a, b = np.exp(lse_a - peak), np.exp(lse_b - peak)
         return (a[..., None] * out_a + b[..., None] * out_b) / (a + b)[..., None], np.log(a + b) + peak
+
+
+@variant("softmax/peak_of_everything", "SOFTMAX-SHIFT", "softmax")
+def softmax_peak_of_everything(x, axis=-1, where=None):
+    """The maximum of the whole array is subtracted from every row: rows far below it underflow."""
+    x = _masked(x, where)
+    with np.errstate(all="ignore"):
+        top = np.max(np.where(np.isfinite(x), x, -np.inf), initial=-np.inf)
+        weights = np.exp(x - top)
+        total = weights.sum(axis=axis, keepdims=True)
+        return weights / np.where(total == 0, 1.0, total)
+
+
+@variant("softmax/not_divided", "SOFTMAX-NORMAL", "softmax")
+def softmax_not_divided(x, axis=-1, where=None):
+    """Exponentials that are not divided by their sum."""
+    x = _masked(x, where)
+    with np.errstate(all="ignore"):
+        top = x.max(axis=axis, keepdims=True, initial=-np.inf)
+        return np.exp(x - np.where(np.isneginf(top), 0.0, top))
+
+
+@variant("softmax/one_more", "SOFTMAX-NORMAL", "softmax", seen=["softmax-off-by-one"])
+def softmax_one_more(x, axis=-1, where=None):
+    """One is added to the denominator: a logit of 0 that is nobody's takes part."""
+    x = _masked(x, where)
+    with np.errstate(all="ignore"):
+        top = np.maximum(x.max(axis=axis, keepdims=True, initial=-np.inf), 0.0)
+        weights = np.exp(x - top)
+        return weights / (weights.sum(axis=axis, keepdims=True) + np.exp(-top))
+
+
+@variant("softmax/minimum", "SOFTMAX-NORMAL", "softmax")
+def softmax_of_negated(x, axis=-1, where=None):
+    """The softmax of the negated logits."""
+    return softmax(-x, axis, where)
+
+
+@variant("lse/maximum_missing", "LSE-NATURAL", "logsumexp")
+def lse_maximum_missing(x, axis=-1, where=None):
+    """The maximum that was subtracted is not added again."""
+    x = _masked(x, where)
+    top = x.max(axis=axis, initial=-np.inf)
+    return logsumexp(x, axis) - np.where(np.isfinite(top), top, 0.0)
+
+
+@variant("lse/maximum_only", "LSE-NATURAL", "logsumexp")
+def lse_maximum_only(x, axis=-1, where=None):
+    """The maximum in the place of the log-sum-exp."""
+    return _masked(x, where).max(axis=axis, initial=-np.inf)
+
+
+@variant("lse/mean", "LSE-NATURAL", "logsumexp")
+def lse_mean(x, axis=-1, where=None):
+    """The logarithm of the mean instead of the sum."""
+    return logsumexp(x, axis, where) - math.log(max(x.shape[axis], 1))
+
+
+@variant("merge/weights_swapped", "MERGE-UNION", "merge")
+def merge_weights_swapped(out_a, lse_a, out_b, lse_b):
+    """Each part is weighted by the mass of the other."""
+    lse = merge(out_a, lse_a, out_b, lse_b)[1]
+    return merge(out_b, lse_a, out_a, lse_b)[0], lse
+
+
+@variant("merge/sum", "MERGE-UNION", "merge")
+def merge_sum(out_a, lse_a, out_b, lse_b):
+    """The outputs are added, as parts of one unnormalised sum would be."""
+    return out_a + out_b, np.logaddexp(lse_a, lse_b)
+
+
+@variant("merge/lse_of_larger", "MERGE-UNION", "merge")
+def merge_lse_of_larger(out_a, lse_a, out_b, lse_b):
+    """The log-sum-exp of the merge is the larger of the two."""
+    return merge(out_a, lse_a, out_b, lse_b)[0], np.maximum(lse_a, lse_b)
+
+
+@variant("merge/lse_sum", "MERGE-UNION", "merge")
+def merge_lse_sum(out_a, lse_a, out_b, lse_b):
+    """The log-sum-exps are added."""
+    return merge(out_a, lse_a, out_b, lse_b)[0], lse_a + lse_b

@@ -1,0 +1,151 @@
+"""Caches that keep every token: keys and values, the latents of MLA, the memory of cross-attention."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from refattn import backend, masks
+from refattn.cache.base import Cache, Cached, CacheError, Rows, nbytes_of
+
+
+class KVCache(Cache):
+    """Keys and values of every token, in memory that doubles when it is full.
+
+    Parameters
+    ----------
+    capacity : int, optional
+        The most tokens it may hold; None: as many as come.
+
+    Notes
+    -----
+    append costs O(N) amortised and no copy of what is held; nbytes is M(D + Dv) numbers for each leading index.
+    Clauses: CACHE-SPLIT, CACHE-TRUNCATE, CACHE-REORDER, CACHE-MISUSE, CACHE-BYTES.
+    Source: Pope et al. 2022 (Efficiently Scaling Transformer Inference), section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cache = KVCache()
+    >>> cached = cache.append(np.ones((3, 2)), np.ones((3, 2)))
+    >>> cached = cache.append(np.ones((1, 2)), np.ones((1, 2)))
+    >>> cached.keys.shape, cached.q_positions.tolist(), cache.nbytes
+    ((4, 2), [3], 128)
+    """
+
+    def __init__(self, capacity=None):
+        super().__init__()
+        self.capacity = None if capacity is None else backend.integer("capacity", capacity, least=0)
+
+    def append(self, k, v) -> Cached:
+        """Add tokens; returns all keys and values so far."""
+        _, shapes, n = self._checked(k, v)
+        if self.capacity is not None and self.length + n > self.capacity:
+            raise CacheError(f"{n} tokens on top of {self.length} exceed the capacity of {self.capacity}")
+        if self._shapes is None:
+            self._shapes, self._like, self._keys, self._values = shapes, k, Rows(k), Rows(v)
+        self._keys.append(k)
+        self._values.append(v)
+        self.length += n
+        return Cached(
+            self._keys.view(),
+            self._values.view(),
+            self._positions(0, self.length),
+            self._positions(self.length - n, self.length),
+        )
+
+    def truncate(self, length):
+        """Take back the tokens from position `length` on."""
+        self.length = self._back_to(length)
+        if self._shapes is not None:
+            self._keys.truncate(length)
+            self._values.truncate(length)
+
+    def _take(self, xp, indices):
+        self._keys.take(xp, indices)
+        self._values.take(xp, indices)
+
+    @property
+    def nbytes(self):
+        """Bytes that the tokens held take up."""
+        return 0 if self._shapes is None else self._keys.nbytes + self._values.nbytes
+
+
+class CachedLatents(NamedTuple):
+    """What an MLA layer attends to: one latent and one rotated key for each token, shared by all heads."""
+
+    latents: Any
+    rope_keys: Any
+    k_positions: Any
+    q_positions: Any
+
+
+class LatentKVCache(KVCache):
+    """The cache of multi-head latent attention: a latent (after its norm) and a rotary key (after rotation) a token.
+
+    Notes
+    -----
+    (R + Dr) numbers a token instead of 2HD. Clauses: CACHE-LATENT, CACHE-SPLIT, CACHE-BYTES.
+    Source: DeepSeek-AI 2024 (DeepSeek-V2), section 2.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LatentKVCache().append(np.ones((1, 5, 8)), np.ones((1, 5, 2))).latents.shape
+    (1, 5, 8)
+    """
+
+    names = ("latents", "rope_keys")
+
+    def append(self, latents, rope_keys):
+        """Add tokens: latents (..., N, R) and rotated keys (..., N, Dr); returns all so far."""
+        return CachedLatents(*super().append(latents, rope_keys))
+
+
+class CrossKVCache(Cache):
+    """Keys and values of a memory that is computed once and read at every step.
+
+    Parameters
+    ----------
+    k : array (..., M, D)
+    v : array (..., M, Dv)
+
+    Notes
+    -----
+    What a step attends to does not depend on the step; there is no causal mask. Clauses: CACHE-CROSS, CACHE-REORDER.
+    Source: Vaswani et al. 2017, section 3.2.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cache = CrossKVCache(np.ones((3, 2)), np.ones((3, 2)))
+    >>> cache.read().keys.shape
+    (3, 2)
+    """
+
+    mask = masks.everything()
+
+    def __init__(self, k, v):
+        super().__init__()
+        _, self._shapes, self.length = self._checked(k, v)
+        self._like, self._keys, self._values = k, k, v
+
+    def read(self, queries=1) -> Cached:
+        """What `queries` queries attend to, at any step."""
+        positions = self._positions(0, self.length)
+        return Cached(self._keys, self._values, positions, self._positions(0, queries))
+
+    def append(self, k, v):
+        """A memory does not grow."""
+        raise CacheError("the memory of cross-attention does not grow; read() gives it")
+
+    def truncate(self, length):
+        """A memory does not shrink."""
+        raise CacheError("the memory of cross-attention does not shrink")
+
+    def _take(self, xp, indices):
+        self._keys, self._values = xp.take(self._keys, indices, axis=0), xp.take(self._values, indices, axis=0)
+
+    @property
+    def nbytes(self):
+        """Bytes of the memory."""
+        return nbytes_of(self._keys) + nbytes_of(self._values)

@@ -1,0 +1,161 @@
+"""A whole sequence through a cache, block by block: what a decoding loop computes."""
+
+from __future__ import annotations
+
+from refattn import backend
+from refattn.cache.base import CacheError
+from refattn.cache.contiguous import CrossKVCache, KVCache
+from refattn.cache.paged import PagedKVCache, PagePool
+from refattn.cache.quantized import QuantizedKVCache
+from refattn.cache.rolling import RollingKVCache, SinkKVCache
+from refattn.heads import grouped_query_attention
+from refattn.positions import rope
+
+CACHES = ("contiguous", "rolling", "sink", "paged", "quantized", "cross")
+
+
+def decode(
+    q, k, v, blocks, *, cache="contiguous", window=None, first=None, recent=None, positions="cache", page_size=None,
+    bits=None, group=None, residual=None, rope_base=None, layout="half", **options,
+):  # fmt: skip
+    """Causal attention through a cache: tokens come in blocks, and may be taken back.
+
+    Parameters
+    ----------
+    q : array (B, H, T, D)
+        One query for each token that comes, also for those that are taken back later.
+    k, v : array (B, G, T, D), (B, G, T, Dv)
+        Their keys, before rotation, and values.
+    blocks : sequence of int, or of lists of int
+        n > 0: the next n tokens come and their queries attend. n < 0: the last -n tokens are taken back (the drafts
+        that a verifier rejected). A list of B indices reorders the batch, as beam search does: sequence b goes on from
+        what sequence indices[b] was. The positive ones add up to T.
+    cache : {"contiguous", "rolling", "sink", "paged", "quantized", "cross"}
+        Which cache keeps keys and values. cross: k and v are a memory (B, G, M, D), which every query sees whole.
+    window : int
+        Of a rolling cache (`RollingKVCache`), which keeps as much slack as the blocks take back.
+    first, recent, positions : int, int, {"cache", "absolute"}
+        Of a cache with sinks (`SinkKVCache`).
+    page_size : int
+        Of a paged cache (`PagedKVCache`).
+    bits, group, residual : int
+        Of a quantised cache (`QuantizedKVCache`).
+    rope_base : float, optional
+        Rotate queries and keys by their positions, with this base. Keys are cached rotated, but in a cache whose
+        positions are those of the cache, which rotates them when they are read.
+    layout : {"half", "interleaved"}
+        Of the rotation.
+    **options
+        scale, softcap, sinks: as for `attention`.
+
+    Returns
+    -------
+    array (B, H, T, Dv)
+        What each token's query saw when the token came.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Shapes do not agree; the blocks do not add up to T, or take back what is not there or is lost.
+
+    Notes
+    -----
+    A step costs O(M) and not O(M²). Clauses: CACHE-SPLIT, CACHE-TRUNCATE, CACHE-REORDER, CACHE-CROSS, CACHE-UNUSED, CACHE-RING, CACHE-BLOCK, CACHE-SINK,
+    CACHE-SINK-POSITIONS, CACHE-PAGED, CACHE-RESIDUAL, CACHE-ROPE.
+    Source: Pope et al. 2022, section 2, and the sources of the caches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(1, 1, 4, 2))
+    >>> whole, steps = decode(x, x, x, [4]), decode(x, x, x, [1, 1, 1, 1])
+    >>> bool(np.allclose(whole, steps))
+    True
+    """
+    xp, q, k, v = backend.floating(q=q, k=k, v=v)
+    blocks = _events(q, k, v, blocks, cache)
+    slack = _taken_back(blocks)
+    plan = {
+        "contiguous": lambda: KVCache(),
+        "rolling": lambda: RollingKVCache(window, slack=slack),
+        "sink": lambda: SinkKVCache(first, recent, positions, slack=slack),
+        "paged": lambda: _paged(k, v, page_size),
+        "quantized": lambda: QuantizedKVCache(bits, group, residual),
+        "cross": lambda: CrossKVCache(k, v),
+    }
+    held = plan[backend.choice("cache", cache, CACHES)]()
+    rotated_when_read = cache == "sink" and positions == "cache"
+
+    def rotated(x, where):
+        return x if rope_base is None else rope(x, where, base=rope_base, layout=layout)
+
+    outputs, start = [], 0
+    for n in blocks:
+        if not isinstance(n, int):
+            held.reorder(n)
+            continue
+        if n < 0:
+            if -n > held.length:
+                raise CacheError(f"blocks take back {-n} tokens; {held.length} are there")
+            held.truncate(held.length + n)
+            continue
+        rows = slice(start, start + n)
+        start += n
+        if cache == "cross":
+            keys, values, k_positions, q_positions = held.read(n)
+        else:
+            new = k[..., rows, :]
+            if not rotated_when_read:
+                new = rotated(new, backend.arange(xp, held.length, held.length + n, k))
+            keys, values, k_positions, q_positions = held.append(new, v[..., rows, :])
+        outputs.append(
+            grouped_query_attention(
+                rotated(q[..., rows, :], q_positions),
+                rotated(keys, k_positions) if rotated_when_read else keys,
+                values, held.mask, k_positions=k_positions, q_positions=q_positions, **options,
+            )
+        )  # fmt: skip
+    if not outputs:
+        return backend.empty(xp, (*q.shape[:-1], v.shape[-1]), q)
+    return xp.concat(outputs, axis=-2)
+
+
+def _events(q, k, v, blocks, cache):
+    """Blocks and reorderings, checked against the shapes."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (B, H, T, D)")
+        if name != "q" and cache != "cross" and x.shape[-2] != q.shape[-2]:
+            raise ValueError(f"{name} has {x.shape[-2]} tokens, q has {q.shape[-2]}: all are T")
+        if x.shape[0] != q.shape[0]:
+            raise ValueError(f"{name} has {x.shape[0]} sequences, q has {q.shape[0]}: all are B")
+    events: list = []
+    for n in blocks:
+        if isinstance(n, list | tuple):
+            if len(n) != q.shape[0]:
+                raise ValueError(f"blocks reorder the batch by {list(n)}; there must be B = {q.shape[0]} indices")
+            events.append(list(n))
+        else:
+            events.append(backend.integer("blocks", n))
+    come = sum(max(n, 0) for n in events if isinstance(n, int))
+    if come != q.shape[-2]:
+        raise ValueError(f"blocks {events} bring {come} tokens; q has T = {q.shape[-2]}")
+    return events
+
+
+def _taken_back(blocks):
+    """How far the sequence ever falls back behind the longest that it was: what a ring must keep beyond its window."""
+    length = longest = most = 0
+    for n in blocks:
+        if isinstance(n, int):
+            length += n
+            longest = max(longest, length)
+            most = max(most, longest - length)
+    return most
+
+
+def _paged(k, v, page_size):
+    batch, heads, tokens, d = k.shape
+    page_size = backend.integer("page_size", page_size, least=1)
+    pool = PagePool(batch * (-(-tokens // page_size) + 1), page_size, heads, d, v.shape[-1], like=k)
+    return PagedKVCache(pool, batch)

@@ -1,0 +1,73 @@
+"""How many bytes a cache needs, by formula."""
+
+from __future__ import annotations
+
+from refattn import backend
+
+
+def cache_nbytes(
+    tokens, *, layers=1, kv_heads=1, head_dim=None, value_dim=None, itemsize=2, window=None, first=0, recent=None,
+    page_size=None, bits=None, group=None, residual=0, latent_dim=None, rope_dim=0,
+):  # fmt: skip
+    r"""Bytes that the cache of one sequence needs after a number of tokens.
+
+    =============================  ==========================================================
+    cache                          bytes
+    =============================  ==========================================================
+    all tokens                     L N G (D + Dv) e
+    window W (`window`)            L min(N, W) G (D + Dv) e
+    sinks (`first`, `recent`)      L min(N, s + r) G (D + Dv) e
+    pages of S (`page_size`)       L ⌈N/S⌉ S G (D + Dv) e
+    MLA (`latent_dim`)             L N (R + Dr) e
+    codes of b bits                L G (Nk (bD/8 + 2De/g) + (N - Nk) D e + Nv (bDv/8 + 2Dv e/g) + (N - Nv) Dv e)
+    =============================  ==========================================================
+
+    with Nk = N - N mod R quantised keys and Nv = max(N - R, 0) quantised values.
+
+    Parameters
+    ----------
+    tokens : int
+        N.
+    layers, kv_heads, head_dim, value_dim : int
+        L, G, D and Dv (default D). G = 1 is multi-query attention, G = H multi-head attention.
+    itemsize : int, default 2
+        e: bytes of a number in full precision.
+    window, first, recent, page_size, bits, group, residual, latent_dim, rope_dim : int, optional
+        Of the cache, as in the table; `residual` is R, `latent_dim` the width of the latent.
+
+    Returns
+    -------
+    int
+
+    Notes
+    -----
+    Clauses: CACHE-BYTES. Source: Shazeer 2019 (multi-query attention); DeepSeek-AI 2024 (DeepSeek-V2), table 1; the
+    papers of the caches.
+
+    Examples
+    --------
+    >>> cache_nbytes(4096, layers=32, kv_heads=8, head_dim=128)  # Llama 3 8B in bfloat16: 512 MiB
+    536870912
+    >>> cache_nbytes(4096, layers=61, latent_dim=512, rope_dim=64)
+    287834112
+    """
+    n = backend.integer("tokens", tokens, least=0)
+    if latent_dim is not None:
+        return layers * n * (latent_dim + rope_dim) * itemsize
+    if head_dim is None:
+        raise ValueError("head_dim must be given (or latent_dim, for multi-head latent attention)")
+    d, dv = head_dim, head_dim if value_dim is None else value_dim
+    if bits is not None:
+        if group is None:
+            raise ValueError("group must be given with bits: the entries that share a scale and a zero")
+        keys, values = n - n % max(residual, 1), max(n - residual, 0)
+        key_bytes = keys * -(-d * bits // 8) + keys // group * 2 * d * itemsize + (n - keys) * d * itemsize
+        value_bytes = values * (-(-dv * bits // 8) + dv // group * 2 * itemsize) + (n - values) * dv * itemsize
+        return layers * kv_heads * (key_bytes + value_bytes)
+    if window is not None:
+        n = min(n, window)
+    elif recent is not None:
+        n = min(n, first + recent)
+    elif page_size is not None:
+        n = -(-n // page_size) * page_size
+    return layers * n * kv_heads * (d + dv) * itemsize

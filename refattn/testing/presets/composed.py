@@ -1,0 +1,141 @@
+"""Several variants of attention at once.
+
+A variant of attention changes the arguments that it evaluates, or replaces a step of the evaluation, or both. Changes
+of arguments follow one another. Different steps are replaced side by side; a change of what comes out at the end
+follows another; two replacements of one step do not combine, unless one variant is both of them (`_BOTH`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from refattn.attention import _mix
+from refattn.masks import Mask
+from refattn.testing.variants import VARIANTS, NotApplicable, variants
+from refattn.testing.variants.attention import _STEPS, evaluate, recorded
+
+# Pairs that replace one step, and the variant that is both.
+_BOTH = {frozenset(("empty_row/mean", "mask/adds")): "fill/lowest_added"}
+
+
+class Uncombinable(ValueError):
+    """Two variants replace the same step, or one does more than to evaluate attention with changes."""
+
+
+def attend(names, q, k, v, mask=None, *, return_lse=False, **options):
+    """Attention, grouped-query attention too, as the named variants have it.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Variants of attention or grouped-query attention, in the order in which they are applied. One that the
+        arguments do not exercise changes nothing.
+    q, k, v, mask, return_lse, **options
+        As for `refattn.grouped_query_attention`, in float64. k and v may have different numbers of heads.
+
+    Returns
+    -------
+    out, or (out, lse)
+
+    Raises
+    ------
+    Uncombinable
+        Two of the variants cannot act at once.
+    """
+    k, v = _repeated(q, k, v, "gqa/tiled" in names)
+    args, options = (q, k, v, mask), {**options, "return_lse": return_lse}
+    steps: dict = {}
+    owner: dict = {}
+    for name in _merged(names):
+        try:
+            args, options = recorded(_only_evaluating(name), *args, **options)
+        except NotApplicable:
+            continue
+        for step in sorted(_STEPS & options.keys()):
+            change = options.pop(step)
+            if step in ("finish", "scored") and step in steps:
+                change = _after(steps[step], change)
+            elif step in steps and step != "weigh":  # there is one other way to weigh: 0 times NaN
+                raise Uncombinable(f"{owner[step]} and {name} both change {step!r}")
+            steps[step], owner[step] = change, name
+    if "weigh" not in steps:
+        steps["finish"] = _after(_propagating(args[2]), steps.get("finish"))
+    return evaluate(*args, **options, **steps)
+
+
+def _merged(names):
+    """The names without 'gqa/tiled', which is done before them, and with pairs that are one variant replaced by it."""
+    merged = [name for name in dict.fromkeys(names) if name != "gqa/tiled"]
+    for pair, both in _BOTH.items():
+        if pair <= set(merged):
+            merged = [both if name == min(pair) else name for name in merged if name != max(pair)]
+    return merged
+
+
+@cache
+def _calls():
+    """The variants of attention by name; a change of rules leaves rules, so that another can follow it."""
+    changes = {v.name: v.call.__wrapped__ for v in variants("Mask.dense") if hasattr(v.call, "__wrapped__")}
+    found = {v.name: v.call for v in variants("attention")}
+    own = {name for name, function in VARIANTS if function == "attention"}
+    return found | {name: _of_rules(change) for name, change in changes.items() if name not in own}
+
+
+def _of_rules(change):
+    def call(q, k, v, mask=None, **options):
+        if not isinstance(mask, Mask):
+            raise NotApplicable
+        return evaluate(q, k, v, change(mask), **options)
+
+    return call
+
+
+def _only_evaluating(name):
+    """The variant's call, which must end in an evaluation: what it would do with the result would be lost."""
+
+    def call(*args, **options):
+        _calls()[name](*args, **options)
+        raise Uncombinable(f"{name} does more than to evaluate attention otherwise")
+
+    return call
+
+
+def _repeated(q, k, v, tiled):
+    """Keys and values with as many heads as the queries."""
+    if q.ndim < 3:
+        return k, v
+    heads = q.shape[-3]
+
+    def repeated(x):
+        if x.ndim < 3 or x.shape[-3] in (1, heads) or heads % x.shape[-3]:
+            return x
+        read = np.arange(heads) % x.shape[-3] if tiled else np.arange(heads) // (heads // x.shape[-3])
+        return np.take(x, read, axis=-3)
+
+    return repeated(k), repeated(v)
+
+
+def _propagating(v):
+    """The reference's mix, in which NaN and infinity count where a key is present: the evaluation's own drops them."""
+
+    def finish(out, lse, weights, scores):
+        if np.isfinite(v).all():
+            return out, lse
+        return _mix(np, weights, ~np.isneginf(scores) & (weights != 0), v), lse
+
+    return finish
+
+
+def _after(first, second):
+    if second is None:
+        return first
+
+    def both(*state):
+        done = first(*state)
+        if not isinstance(done, tuple):  # a change of scores
+            return second(done)
+        return second(*done, *state[2:])
+
+    return both

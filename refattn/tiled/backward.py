@@ -1,0 +1,231 @@
+"""The gradients of attention over tiles: every tile of weights is computed again from the log-sum-exp."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from refattn import backend
+from refattn.gradients.activations import tanh_slope
+from refattn.gradients.attention import AttentionGradients
+from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
+from refattn.tiled.forward import masked, query_tile, raw_scores, sink_share, zero_if_absent
+from refattn.tiled.problem import Problem, problem_of
+from refattn.tiled.workspace import run, ticker
+
+
+def tiled_attention_vjp(
+    d_out, q, k, v, mask=None, *, d_lse=None, out=None, lse=None, bias=None, scale=None, softcap=None, sinks=None,
+    dropout=None, q_positions=None, k_positions=None, q_tile=None, k_tile=None, progress=None,
+):  # fmt: skip
+    r"""The gradients of attention, with weights that are computed again tile by tile from the log-sum-exp.
+
+    .. math:: p_{ij} = e^{s_{ij} - L_i}, \qquad \delta_i = \bar o_i \cdot o_i, \qquad
+        \bar s_{ij} = p_{ij} (\bar o_i \cdot v_j - \delta_i + \bar L_i)
+
+    Parameters
+    ----------
+    d_out : array (..., N, Dv)
+        Cotangent of the output.
+    q, k, v, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions, q_tile, k_tile, progress
+        As `tiled_attention` got them.
+    d_lse : array (..., N), optional
+        Cotangent of lse.
+    out, lse : array (..., N, Dv), (..., N), optional
+        What `tiled_attention` returned; without them they are computed again, a tile of queries at a time.
+
+    Returns
+    -------
+    AttentionGradients
+        (q, k, v, bias, sinks, scale), each of the shape of its input, summed over what was broadcast and over the
+        query heads that share a key/value head; bias is None also where it was a function.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `tiled_attention`; and where a cotangent has another shape than its result, or only one of out and lse
+        is given.
+
+    See Also
+    --------
+    attention_vjp : the same from all weights at once, with the formulas of every option.
+
+    Notes
+    -----
+    Time O(N M (D + Dv)), five products of a tile where the forward pass has two; memory O(q_tile k_tile) beside the
+    gradients. Queries and keys whose products could overflow are handled apart, so that what a query cannot see has no
+    influence even then. Clauses: TILED-GRADIENT, TILED-MEMORY, TILED-REFUSE.
+    Source: Dao et al. 2022 (FlashAttention), appendix B.4; Dao 2023 (FlashAttention-2), algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q, k, v = np.zeros((1, 1)), np.array([[1.0], [-1.0]]), np.array([[4.0], [0.0]])
+    >>> tiled_attention_vjp(np.ones((1, 1)), q, k, v, k_tile=1).q
+    array([[2.]])
+    """
+    table = None if callable(bias) else bias
+    xp, d_out, d_lse, out, lse, q, k, v, table, sinks = backend.floating(
+        d_out=d_out, d_lse=d_lse, out=out, lse=lse, q=q, k=k, v=v, bias=table, sinks=sinks
+    )
+    problem = problem_of(
+        q, k, v, mask, bias=bias if table is None else table, scale=scale, softcap=softcap, sinks=sinks,
+        dropout=dropout, q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,
+    )  # fmt: skip
+    for name, x in (("d_out", d_out), ("out", out)):
+        checked_cotangent(name, x, "the output", (*problem.lead, problem.n, v.shape[-1]))
+    for name, x in (("d_lse", d_lse), ("lse", lse)):
+        checked_cotangent(name, x, "lse", (*problem.lse_lead, problem.n))
+    if (out is None) != (lse is None):
+        raise ValueError("out and lse are the results of tiled_attention with these arguments: give both, or neither")
+
+    if d_lse is not None:  # along axes that only v, sinks and dropout have, lse repeats: each gets its share
+        d_lse = d_lse / max(1, math.prod(problem.lead) // max(1, math.prod(problem.lse_lead)))
+    cotangents = Cotangents(d_out, d_lse, out, lse, _calm(problem, d_out, d_lse))
+    sums, tiles = Sums(problem), problem.query_tiles()
+    done = ticker(progress, len(tiles) * len(list(problem.indices())))
+
+    def work(indices, workspace):
+        for index in indices:
+            part, given = problem.at(index), cotangents.at(problem, index)
+            for rows in tiles:
+                query_tile_vjp(part, given, rows, sums, workspace)
+                done()
+
+    run(xp, sums.apart(), work)
+    found = sums.arrays
+    return AttentionGradients(
+        q=problem.scale * found["q"],
+        k=found["k"],
+        v=found["v"],
+        bias=None if table is None else xp.reshape(found["bias"], table.shape),
+        sinks=found.get("sinks"),
+        scale=xp.sum(found["scale"]),
+    )
+
+
+class Cotangents(NamedTuple):
+    """What a tile of queries needs beside the problem."""
+
+    d_out: Any
+    d_lse: Any
+    out: Any
+    lse: Any
+    calm: bool  # nothing overflows: else weights of 0 may not multiply what they belong to
+
+    def at(self, problem, index):
+        """The cotangents of one index of the first leading axes."""
+        d_out, out = (x if x is None else x[problem.entry(x, 2, index)] for x in (self.d_out, self.out))
+        d_lse, lse = (x if x is None else x[problem.entry(x, 1, index)] for x in (self.d_lse, self.lse))
+        return Cotangents(d_out, d_lse, out, lse, self.calm)
+
+
+class Sums:
+    """Gradients that tiles add to, each of the shape of its input; that of the scale one for each leading index."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        inputs = {"q": problem.q, "k": problem.k, "v": problem.v, "sinks": problem.sinks}
+        inputs["bias"] = None if callable(problem.bias) else problem.bias
+        shapes = {name: x.shape for name, x in inputs.items() if x is not None} | {"scale": problem.lead}
+        self.arrays = {name: backend.full(problem.xp, shape, 0.0, problem.q) for name, shape in shapes.items()}
+        self.cores = {"q": 2, "k": 2, "v": 2, "bias": 2, "sinks": 0, "scale": 0}
+
+    def add(self, name, x, index, *core):
+        """Add a tile at an index of the leading axes and at slices of the others, summed over what was broadcast."""
+        array = self.arrays[name]
+        parts = [slice(None) if array.shape[n - len(core)] == 1 else part for n, part in enumerate(core)]
+        place = (*self.problem.entry(array, self.cores[name], index), *parts)
+        array[place] = array[place] + summed_to(self.problem.xp, x, array[place].shape)
+
+    def apart(self):
+        """The leading indices, in lists that add to different places and so can be worked on side by side."""
+        lead = self.problem.lead
+        own = [array.shape[: array.ndim - self.cores[name]] for name, array in self.arrays.items()]
+        own = [(*[1] * (len(lead) - len(shape)), *shape) for shape in own]
+        sizes = [min(shape[n] for shape in own) for n in range(len(lead))]
+        lists: dict[tuple, list] = {}
+        for index in self.problem.indices():
+            lists.setdefault(tuple(i * sizes[n] // lead[n] for n, i in enumerate(index)), []).append(index)
+        return list(lists.values())
+
+
+@backend.ieee
+def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, workspace):
+    """Add what a tile of queries gives to all gradients."""
+    xp, index = problem.xp, problem.index
+    if given.lse is None:
+        out, lse = query_tile(problem, rows, workspace)
+    else:
+        out, lse = given.out[..., rows, :], given.lse[..., rows]
+    q, d_out, lse = problem.q[..., rows, :], given.d_out[..., rows, :], lse[..., None]
+    empty = lse == -math.inf
+    share = 1.0  # of the weights without the sink
+    delta = xp.sum(d_out * out, axis=-1, keepdims=True)  # Σ p (d_out · v), as out = Σ p v
+    if problem.sinks is not None:
+        sinks = problem.sinks[..., None, None]
+        share = sink_share(xp, lse, sinks)
+        lost = xp.where(empty, 0.0, -delta / (1.0 + xp.exp(lse - sinks)))
+        sums.add("sinks", xp.sum(lost, axis=(-2, -1)), index)
+    d_out = d_out * (share / (1.0 - problem.rate))
+    offset = share * delta
+    if given.d_lse is not None:
+        offset = offset - given.d_lse[..., rows, None]
+
+    scaled = problem.scaled_queries(rows)
+    along_k = backend.full(xp, scaled.shape, 0.0, q)
+    for keys, allowed in problem.key_tiles(rows):
+        k, v = problem.k[..., keys, :], problem.v[..., keys, :]
+        s = raw_scores(problem, scaled, keys, workspace)
+        slope = tanh_slope(xp, s / problem.softcap) if problem.softcap else None
+        s = masked(problem, s, rows, keys, allowed, workspace)
+        present = counted = None if given.calm else s != -math.inf
+        s -= zero_if_absent(xp, lse)
+        w = kept = workspace.exp(s)  # (..., n, m): the weights without the sink, again
+        d_s = workspace.matmul("d_scores", d_out, xp.matrix_transpose(v))
+        if problem.keep is not None:
+            keep = problem.tile_of(problem.keep, rows, keys)
+            kept, d_s = xp.where(keep, w, 0.0), xp.where(keep, d_s, 0.0)
+            counted = None if present is None else present & keep
+        sums.add("v", _columns(xp, _only(xp, counted, kept), counted, d_out), index, keys, slice(None))
+        d_s = _only(xp, counted, d_s)
+        d_s -= offset
+        d_s *= w
+        d_s = _only(xp, present, d_s)
+        if "bias" in sums.arrays:
+            sums.add("bias", d_s, index, rows, keys)
+        if slope is not None:
+            d_s = _only(xp, present, d_s * slope)
+        along_k += _rows(xp, d_s, present, k)
+        sums.add("k", _columns(xp, d_s, present, scaled), index, keys, slice(None))
+    sums.add("q", along_k, index, rows, slice(None))
+    sums.add("scale", xp.sum(xp.where(empty, 0.0, q * along_k), axis=(-2, -1)), index)
+
+
+def _calm(problem, d_out, d_lse):
+    """Whether no product can overflow, so that what a query cannot see is multiplied by zero without harm."""
+    xp = problem.xp
+    if 0 in (problem.n, problem.m) or 0 in problem.lead:
+        return True
+    q, k, v, d_out = (
+        float(xp.max(xp.abs(x))) if math.prod(x.shape) else 0.0 for x in (problem.q, problem.k, problem.v, d_out)
+    )
+    largest = float(xp.finfo(problem.q.dtype).max)
+    scores = q * k * problem.q.shape[-1] * max(1.0, abs(problem.scale))
+    d_weights = d_out * v * problem.v.shape[-1] / (1.0 - problem.rate)
+    return scores < largest and d_weights < largest and (d_lse is None or bool(xp.all(xp.isfinite(d_lse))))
+
+
+def _only(xp, present, x):
+    """`x` where a pair is present and 0 elsewhere; `present` is None where nothing can go wrong."""
+    return x if present is None else xp.where(present, x, 0.0)
+
+
+def _rows(xp, weights, present, x):
+    """weights @ x."""
+    return xp.matmul(weights, x) if present is None else product_of_present(xp, weights, present, x)
+
+
+def _columns(xp, weights, present, x):
+    """weightsᵀ @ x."""
+    return _rows(xp, xp.matrix_transpose(weights), None if present is None else xp.matrix_transpose(present), x)

@@ -1,0 +1,190 @@
+"""Attention over tiles: the softmax of a row is found while its keys pass by."""
+
+from __future__ import annotations
+
+import math
+
+from refattn import backend
+from refattn.softmax import level
+from refattn.tiled.problem import Problem, problem_of
+from refattn.tiled.workspace import run, ticker
+
+
+def tiled_attention(
+    q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, q_positions=None,
+    k_positions=None, return_lse=False, q_tile=None, k_tile=None, progress=None,
+):  # fmt: skip
+    r"""Attention over tiles of queries and keys, with memory that does not grow with N M.
+
+    For the tiles j = 1, 2, ... of keys, with scores S_j of a tile of queries, from (m, l, a) = (-∞, 0, 0):
+
+    .. math:: m' = \max(m, \max S_j), \quad l' = e^{m - m'} l + \sum e^{S_j - m'}, \quad
+        a' = e^{m - m'} a + e^{S_j - m'} V_j; \qquad o = a / l, \quad L = m + \ln l \text{ at the end}
+
+    Parameters
+    ----------
+    q : array (..., N, D)
+        Queries; with heads (B, H, N, D).
+    k : array (..., M, D)
+        Keys. With heads (B, G, M, D), H a multiple of G: head h reads key/value head h // (H / G), and nothing is
+        repeated. Other leading axes broadcast with those of q.
+    v : array (..., M, Dv)
+        Values; as many heads as k.
+    mask : bool array (..., N, M) or rule of `refattn.masks`, optional
+        True where query i may attend to key j. A rule is asked tile by tile, and not at all where its window, its
+        causality or its blocks say enough.
+    bias : array that broadcasts to (..., N, M), or function, optional
+        Added to the scores after scale and softcap. A function takes int64 positions (..., n, 1) of queries and
+        (..., 1, m) of keys and returns what a tile's bias broadcasts from.
+    scale, softcap, sinks : optional
+        As for `attention`.
+    dropout : Dropout or (keep, rate), optional
+        keep is an array, a function of positions as for the bias, or a rule of `refattn.masks`.
+    q_positions, k_positions : int array (..., N), (..., M), optional
+        For rules and functions. Default: keys 0 to M - 1, queries the last N of M.
+    return_lse : bool, default False
+    q_tile, k_tile : int, optional
+        How many queries and keys at a time, at most. The result is the same but for rounding.
+    progress : callable, optional
+        Called as progress(done, total) when a tile of queries is done, perhaps from another thread.
+
+    Returns
+    -------
+    out : array (..., N, Dv)
+    lse : array (..., N)
+        If `return_lse`; as for `attention`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `attention` and `grouped_query_attention`; and where a tile size is no integer of at least 1.
+
+    See Also
+    --------
+    attention : the same from all scores at once.
+    tiled_attention_vjp : its gradients.
+
+    Notes
+    -----
+    Time O(N M (D + Dv)), less what the mask leaves out; memory O(q_tile k_tile) beside the results. With threadpoolctl
+    installed (the extra `fast`), tiles of queries are shared out over the cores.
+    Clauses: TILED-EQUAL, TILED-RESCALE, TILED-SKIP, TILED-FUNCTION, TILED-GROUP, TILED-MEMORY, TILED-REFUSE.
+    Source: Milakov & Gimelshein 2018, algorithm 3; Rabe & Staats 2021; Dao 2023 (FlashAttention-2), algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.masks import causal
+    >>> x = np.eye(5)[:, :2]
+    >>> tiled_attention(x, x, np.arange(5.0)[:, None], causal(), scale=0.0, q_tile=2, k_tile=3)[:, 0]
+    array([0. , 0.5, 1. , 1.5, 2. ])
+    """
+    problem = problem_of(
+        q, k, v, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, dropout=dropout,
+        q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,
+    )  # fmt: skip
+    xp = problem.xp
+    out = backend.full(xp, (*problem.lead, problem.n, problem.v.shape[-1]), 0.0, problem.q)
+    lse = backend.full(xp, (*problem.lead, problem.n), -math.inf, problem.q)
+
+    tasks = [(index, rows) for index in problem.indices() for rows in problem.query_tiles()]
+    done = ticker(progress, len(tasks))
+
+    def work(task, workspace):
+        index, rows = task
+        found = query_tile(problem.at(index), rows, workspace)
+        out[(*index, ..., rows, slice(None))], lse[(*index, ..., rows)] = found
+        done()
+
+    run(xp, tasks, work)
+    return (out, of_lse(problem, lse)) if return_lse else out
+
+
+@backend.ieee
+def query_tile(problem: Problem, rows, workspace):
+    """Output (..., n, Dv) and log-sum-exp (..., n) of a tile of queries, while the keys pass by once, tile by tile."""
+    xp, v = problem.xp, problem.v
+    q = problem.scaled_queries(rows)
+    lead = q.shape[:-1]  # (..., n)
+    peak, total = backend.full(xp, (*lead, 1), -math.inf, q), backend.full(xp, (*lead, 1), 0.0, q)
+    out, strange = backend.full(xp, (*lead, v.shape[-1]), 0.0, q), None
+    for keys, allowed in problem.key_tiles(rows):
+        s = masked(problem, raw_scores(problem, q, keys, workspace), rows, keys, allowed, workspace)
+        counted = None if problem.finite else s != -math.inf
+        higher = xp.maximum(peak, xp.max(s, axis=-1, keepdims=True))  # (..., n, 1)
+        shift = zero_if_absent(xp, higher)  # -inf - (-inf) would be NaN
+        s -= shift
+        p = workspace.exp(s)  # (..., n, m)
+        shrink = xp.exp(peak - shift)  # what was summed up before was relative to the old peak
+        peak, total = higher, shrink * total + row_sums(xp, p)
+        if problem.keep is not None:
+            keep = problem.tile_of(problem.keep, rows, keys)
+            p = xp.where(keep, p, 0.0)
+        if problem.finite:
+            out = shrink * out + xp.matmul(p, v[..., keys, :])
+        else:
+            counted = counted if problem.keep is None else counted & keep
+            finite, met = _sorted_out(xp, v[..., keys, :], backend.cast(counted, q.dtype))
+            out = shrink * out + xp.matmul(p, finite)
+            strange = met if strange is None else strange + met
+
+    lse = level(xp, total, zero_if_absent(xp, peak))  # (..., n, 1)
+    out = out / ((1.0 - problem.rate) * xp.where(total == 0, 1.0, total))  # an empty row stays zero
+    if problem.sinks is not None:
+        out = out * sink_share(xp, lse, problem.sinks[..., None, None])
+    return (out if strange is None else _with(xp, out, strange)), lse[..., 0]
+
+
+def raw_scores(problem: Problem, q, keys, workspace):
+    """scale · q kᵀ of a tile, (..., n, m); q is scaled already."""
+    return workspace.matmul("scores", q, problem.xp.matrix_transpose(problem.k[..., keys, :]))
+
+
+def masked(problem: Problem, s, rows, keys, allowed, workspace):
+    """Scores of a tile after cap, bias and mask; `s` may be written over."""
+    xp = problem.xp
+    if problem.softcap:
+        s /= problem.softcap
+        s = workspace.tanh(s)
+        s *= problem.softcap
+    if problem.bias is not None:
+        bias = backend.cast(problem.tile_of(problem.bias, rows, keys), s.dtype)
+        s = xp.where(bias == -math.inf, -math.inf, s + bias)  # not s + bias: inf - inf would be NaN
+    return s if allowed is None else xp.where(allowed, s, -math.inf)  # selected: NaN in an excluded key stays out
+
+
+def row_sums(xp, p):
+    """Σ over keys (..., n, 1), as a product with ones: a third of the time of `sum`."""
+    return xp.matmul(p, backend.full(xp, (p.shape[-1], 1), 1.0, p))
+
+
+def sink_share(xp, lse, sinks):
+    """What a sink leaves to the keys: sigmoid(lse - sink)."""
+    return xp.where(lse == -math.inf, 0.0, 1.0 / (1.0 + xp.exp(sinks - lse)))
+
+
+def zero_if_absent(xp, peak):
+    return xp.where(peak == -math.inf, 0.0, peak)
+
+
+def _sorted_out(xp, v, counted):
+    """The values with zeros for infinities and NaN, and how many of each kind each query meets, (..., n, 3 Dv)."""
+    kinds = xp.concat([backend.cast(x, v.dtype) for x in (v == math.inf, v == -math.inf, xp.isnan(v))], axis=-1)
+    return xp.where(xp.isfinite(v), v, 0.0), xp.matmul(counted, kinds)
+
+
+def _with(xp, out, strange):
+    """The output with the infinities and NaN that its queries have met."""
+    met = strange > 0
+    columns = out.shape[-1]
+    up, down, nan = (met[..., place * columns : (place + 1) * columns] for place in range(3))
+    out = xp.where(up, math.inf, xp.where(down, -math.inf, out))
+    return xp.where(nan | (up & down), math.nan, out)
+
+
+def of_lse(problem, lse):
+    """lse without the leading axes that only v, sinks and dropout have: along them it repeats."""
+    lead = problem.lse_lead
+    extra = len(problem.lead) - len(lead)
+    place = (*[0] * extra, *(slice(0, size) if size == 1 else slice(None) for size in lead), slice(None))
+    return lse[place]

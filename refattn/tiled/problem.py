@@ -1,0 +1,273 @@
+"""The arguments of attention, checked once, and any tile of them: no array of N M numbers is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from refattn import backend
+from refattn.attention import check_shapes, checked_dropout, checked_scale, checked_softcap
+from refattn.masks import Mask, positions_of, visible
+from refattn.tiled.reach import Interval, Reach, reach
+
+# Chosen by measurement (tests/benchmarks/speed.py): a tile of float32 scores stays in the cache of one core, and is
+# wide enough for matrix products at full speed.
+Q_TILE, K_TILE = 256, 1024
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Attention with its options, as arrays that can be cut into tiles.
+
+    Attributes
+    ----------
+    q, k, v, sinks : array (..., N, D), (..., M, D), (..., M, Dv), (...)
+        k and v may have fewer heads than q.
+    mask : rule, bool array or None
+    bias, keep : array (..., N or 1, M or 1), function of positions, or None
+    rate, scale, softcap : float
+        A softcap of 0 is none.
+    q_positions, k_positions : int array (..., N), (..., M)
+    first_key : int or None
+        The position of key 0, if the positions of the keys are consecutive.
+    lead, lse_lead : tuple
+        The leading axes of the output and of lse.
+    finite : bool
+        Whether all values are.
+    q_tile, k_tile : int
+    index : tuple
+        Where the arrays have been taken from: one index of the first leading axes.
+    """
+
+    xp: Any
+    q: Any
+    k: Any
+    v: Any
+    mask: Any
+    bias: Any
+    sinks: Any
+    keep: Any
+    rate: float
+    scale: float
+    softcap: float
+    q_positions: Any
+    k_positions: Any
+    first_key: int | None
+    lead: tuple
+    lse_lead: tuple
+    finite: bool
+    q_tile: int
+    k_tile: int
+    index: tuple = ()
+
+    n = property(lambda self: self.q.shape[-2])
+    m = property(lambda self: self.k.shape[-2])
+
+    # --- leading axes ---
+
+    def indices(self) -> Iterator[tuple]:
+        """The indices of the leading axes that are taken one after the other; the tiles of the rest are stacked.
+
+        Small heads fill a tile together, large ones are worked on one by one. Where heads share keys and values all
+        are, so that nothing is repeated.
+        """
+        looped = len(self.lead)
+        size = max(1, min(self.q_tile, self.n) * min(self.k_tile, self.m))
+        while looped and not self._grouped and size * self.lead[looped - 1] <= Q_TILE * K_TILE:
+            looped -= 1
+            size *= self.lead[looped]
+        return product(*map(range, self.lead[:looped]))
+
+    @property
+    def _grouped(self):
+        return bool(self.lead) and self.k.ndim > 2 and self.k.shape[-3] not in (1, self.lead[-1])
+
+    def entry(self, x, core, index=None):
+        """Where in the leading axes of `x`, before its last `core` axes, an index of the output's leading axes lies.
+
+        Head h of H reads entry h // (H / G) of an axis of G.
+        """
+        index = self.index if index is None else index
+        own = x.shape[: x.ndim - core]
+        skipped = len(self.lead) - len(own)
+        place = (i * own[n - skipped] // self.lead[n] for n, i in enumerate(index) if n >= skipped)
+        return (*place, ...)
+
+    def at(self, index: tuple) -> Problem:
+        """The problem of one index of the first leading axes."""
+
+        def pick(x, core):
+            return x if x is None or _is_rule(x) else x[self.entry(x, core, index)]
+
+        cores = {
+            "q": 2,
+            "k": 2,
+            "v": 2,
+            "mask": 2,
+            "bias": 2,
+            "keep": 2,
+            "sinks": 0,
+            "q_positions": 1,
+            "k_positions": 1,
+        }
+        picked = {name: pick(getattr(self, name), core) for name, core in cores.items()}
+        return replace(self, **picked, index=index) if index else self
+
+    # --- tiles ---
+
+    def scaled_queries(self, rows):
+        """The queries of a tile times the scale, with all leading axes of the output: so have all arrays made of them."""
+        q = self.scale * self.q[..., rows, :]
+        return self.xp.broadcast_to(q, (*self.lead[len(self.index) :], *q.shape[-2:]))
+
+    def query_tiles(self) -> list[slice]:
+        """The queries, cut into tiles."""
+        return [slice(start, min(start + self.q_tile, self.n)) for start in range(0, self.n, self.q_tile)]
+
+    def key_tiles(self, rows: slice) -> Iterator[tuple[slice, Any]]:
+        """The tiles of keys that a tile of queries attends to, and who may: a bool array, or None where all may."""
+        for keys, whole in self._spans(rows):
+            if whole:
+                yield keys, None
+                continue
+            allowed = self._allowed(rows, keys)
+            if bool(self.xp.any(allowed)):
+                yield keys, None if bool(self.xp.all(allowed)) else allowed
+
+    def _spans(self, rows):
+        """The tiles of keys that may hold something visible, and whether it is known that all of it is."""
+        if not isinstance(self.mask, Mask):
+            yield from self._cut(0, self.m, self.mask is None)
+        elif self.first_key is not None:
+            found = self._reach(rows)
+            start, stop = _clipped(found.may, self.first_key, 0, self.m)
+            first, last = _clipped(found.must, self.first_key, start, stop)
+            yield from self._cut(start, first, False)
+            yield from self._cut(first, last, True)
+            yield from self._cut(last, stop, False)
+        else:
+            found = self._reach(rows)
+            for keys, _ in self._cut(0, self.m, False):
+                held = Interval(*_extent(self.xp, self.k_positions[..., keys]))
+                if not (found.may & held).empty:
+                    yield keys, found.must & held == held
+
+    def _cut(self, start, stop, whole):
+        for place in range(start, stop, self.k_tile):
+            yield slice(place, min(place + self.k_tile, stop)), whole
+
+    def _reach(self, rows) -> Reach:
+        return reach(self.mask, *_extent(self.xp, self.q_positions[..., rows]))
+
+    def _allowed(self, rows, keys):
+        if isinstance(self.mask, Mask):
+            allowed = self.mask.block(self.q_positions[..., rows], self.k_positions[..., keys], like=self.q)
+            return allowed[self.entry(allowed, 2)]
+        return block(self.mask, rows, keys)
+
+    def tile_of(self, x, rows, keys):
+        """A tile of the bias or of dropout's draws, an array or a function of positions."""
+        if not callable(x):
+            return block(x, rows, keys)
+        values = x(self.q_positions[..., rows, None], self.k_positions[..., None, keys])
+        return values[self.entry(values, 2)]
+
+
+def problem_of(
+    q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, q_positions=None,
+    k_positions=None, q_tile=None, k_tile=None,
+) -> Problem:  # fmt: skip
+    """Check the arguments as `attention` does, and see what the leading axes of the results are."""
+    keep, rate = checked_dropout(dropout)
+    keep = keep.admits if isinstance(keep, Mask) else keep
+    rule = bias if callable(bias) else None
+    xp, q, k, v, table, sinks = backend.floating(q=q, k=k, v=v, bias=None if rule else bias, sinks=sinks)
+    one_k, one_v = _one_of_each_group(q, k, v)
+    n, m, qkv_lead = check_shapes(q, one_k, one_v, table, sinks)
+    i, j = positions_of(n, m, q_positions, k_positions, like=q)
+    if not isinstance(mask, Mask):
+        mask = visible(mask, n, m, like=q)
+    if not callable(keep):
+        backend.boolean(xp, keep=keep)
+
+    # Of rules and functions the first row and the first column: their leading axes, and whether they take the positions.
+    of_mask = _leads_of(mask.admits if isinstance(mask, Mask) else mask, i, j, "mask")
+    of_bias, of_keep = _leads_of(rule or table, i, j, "bias"), _leads_of(keep, i, j, "dropout")
+    backend.broadcast("leading axes", mask=of_mask, q_k_v=qkv_lead)
+    backend.broadcast("leading axes", bias=of_bias, q_k_v=qkv_lead)
+    lse_lead = backend.broadcast("leading axes", q=q.shape[:-2], k=one_k.shape[:-2], mask=of_mask, bias=of_bias)
+    if keep is not None and not callable(keep):
+        backend.broadcast("shapes of weights and dropout", weights=(*lse_lead, n, m), keep=keep.shape)
+    of_sinks = () if sinks is None else sinks.shape
+    lead = backend.broadcast("leading axes", mask=lse_lead, q_k_v=qkv_lead, dropout=of_keep, sinks=of_sinks)
+    return Problem(
+        xp, q, k, v,
+        mask=_matrix(xp, mask), bias=rule or _matrix(xp, table), sinks=sinks, keep=_matrix(xp, keep), rate=rate,
+        scale=checked_scale(scale, q.shape[-1]), softcap=checked_softcap(softcap),
+        q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead, lse_lead=lse_lead,
+        finite=bool(xp.all(xp.isfinite(v))),
+        q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
+        k_tile=K_TILE if k_tile is None else backend.integer("k_tile", k_tile, least=1),
+    )  # fmt: skip
+
+
+def _one_of_each_group(q, k, v):
+    """k and v, with one head where several query heads share each of them."""
+    if min(q.ndim, k.ndim, v.ndim) < 3:
+        return k, v
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if kv_heads in (0, 1, heads) or heads % kv_heads or v.shape[-3] != kv_heads:
+        return k, v
+    return k[..., :1, :, :], v[..., :1, :, :]
+
+
+def _leads_of(x, i, j, name):
+    """The leading axes of a mask, a bias or dropout's draws."""
+    if x is None:
+        return ()
+    if not callable(x):
+        return x.shape[:-2]
+    i, j = i[..., :, None], j[..., None, :]
+    column, row = x(i, j[..., : min(1, j.shape[-1])]), x(i[..., : min(1, i.shape[-2]), :], j)
+    for values in (column, row):
+        if getattr(values, "ndim", 0) < 2:
+            raise ValueError(f"the function given for {name} returns {values!r:.40}; it must return (..., N, M)")
+    return np.broadcast_shapes(column.shape[:-2], row.shape[:-2])
+
+
+def _is_rule(x):
+    return callable(x) or isinstance(x, Mask)
+
+
+def _matrix(xp, x):
+    """A table with at least the axes (N, M), which may be 1."""
+    while x is not None and not _is_rule(x) and x.ndim < 2:
+        x = xp.expand_dims(x, axis=0)
+    return x
+
+
+def block(x, rows, keys):
+    """Some rows and columns of a table whose axes may be 1."""
+    every = slice(None)
+    return x[..., every if x.shape[-2] == 1 else rows, every if x.shape[-1] == 1 else keys]
+
+
+def _extent(xp, positions):
+    """The least and the greatest of some positions."""
+    return int(xp.min(positions)), int(xp.max(positions))
+
+
+def _first_of_consecutive(xp, positions):
+    if positions.ndim > 1 or not positions.shape[0] or not bool(xp.all(positions[1:] - positions[:-1] == 1)):
+        return None
+    return int(positions[0])
+
+
+def _clipped(interval, origin, start, stop):
+    """The keys from start up to stop whose positions lie in an interval; key 0 has the position `origin`."""
+    low, high = max(interval.low - origin, start), min(interval.high - origin + 1, stop)
+    return (start, start) if interval.empty or low >= high else (int(low), int(high))

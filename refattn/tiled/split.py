@@ -1,0 +1,132 @@
+"""Attention over parts of the keys, each for itself, and their merge: what split-K decoding and ring attention do."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from refattn import backend
+from refattn.masks import Mask
+from refattn.softmax import merge
+from refattn.tiled.forward import of_lse, sink_share, tiled_attention
+from refattn.tiled.problem import block, problem_of
+
+
+def split_attention(
+    q, k, v, mask=None, *, splits, tree="balanced", bias=None, scale=None, softcap=None, sinks=None, dropout=None,
+    q_positions=None, k_positions=None, return_lse=False, q_tile=None, k_tile=None,
+):  # fmt: skip
+    r"""Attention over parts of the keys, each computed for itself, and merged pair by pair.
+
+    .. math:: (o, L) = \mathrm{merge}\big((o_A, L_A),\, (o_B, L_B)\big) \quad \text{at every node of the tree}
+
+    Parameters
+    ----------
+    q, k, v, mask, bias, scale, softcap, dropout, q_positions, k_positions, q_tile, k_tile
+        As for `tiled_attention`.
+    splits : int, or list of int
+        The number of parts, which then differ by at most one key; or the places where a new part begins, ascending from
+        0 to M. Parts may be empty.
+    tree : {"balanced", "sequential"} or nested pairs, default "balanced"
+        The order of merges: `((0, 1), 2)` merges parts 0 and 1, then the result and part 2.
+    sinks : optional
+        As for `tiled_attention`: a sink enters once, after the last merge.
+    return_lse : bool, default False
+
+    Returns
+    -------
+    out : array (..., N, Dv)
+    lse : array (..., N)
+        If `return_lse`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `tiled_attention`; and where `splits` does not ascend, or `tree` does not hold every part once.
+
+    Notes
+    -----
+    Time as `tiled_attention` and O(N Dv) a merge. The same tree gives the same bits, another tree other roundings.
+    Clauses: SPLIT-MERGE, SPLIT-TREE, SPLIT-SINK, SPLIT-REFUSE.
+    Source: Dao et al. 2023 (flash-decoding); Liu et al. 2023 (ring attention); Ye et al. 2025 (FlashInfer), section 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.zeros((3, 1))
+    >>> split_attention(x, x, np.array([[1.0], [2.0], [6.0]]), splits=[1], tree=(1, 0))[:, 0]
+    array([3., 3., 3.])
+    """
+    problem = problem_of(
+        q, k, v, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, dropout=dropout,
+        q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,
+    )  # fmt: skip
+    xp, every = problem.xp, slice(None)
+    edges = _edges(splits, problem.m)
+    tree = _checked_tree(tree, len(edges) - 1)
+
+    def part(number):
+        keys = slice(edges[number], edges[number + 1])
+
+        def cut(x):
+            return x if x is None or callable(x) or isinstance(x, Mask) else block(x, every, keys)
+
+        out, lse = tiled_attention(
+            problem.q, problem.k[..., keys, :], problem.v[..., keys, :], cut(problem.mask), bias=cut(problem.bias),
+            scale=problem.scale, softcap=problem.softcap,
+            dropout=None if problem.keep is None else (cut(problem.keep), problem.rate),
+            q_positions=problem.q_positions, k_positions=problem.k_positions[..., keys], return_lse=True,
+            q_tile=q_tile, k_tile=k_tile,
+        )  # fmt: skip
+        return out, xp.broadcast_to(lse, out.shape[:-1])
+
+    def merged(node):
+        return merge(*merged(node[0]), *merged(node[1])) if isinstance(node, list | tuple) else part(node)
+
+    out, lse = merged(tree)
+    if problem.sinks is not None:
+        out = out * sink_share(xp, lse[..., None], problem.sinks[..., None, None])
+    lse = of_lse(problem, xp.broadcast_to(lse, (*problem.lead, problem.n)))
+    return (out, lse) if return_lse else out
+
+
+def _edges(splits, m):
+    """Where parts begin and end: 0, ..., M."""
+    if not isinstance(splits, list | tuple):
+        count = backend.integer("splits", splits, least=1)
+        return [m * number // count for number in range(count + 1)]
+    edges = [0, *(backend.integer("splits", cut) for cut in splits), m]
+    if any(low > high for low, high in pairwise(edges)):
+        raise ValueError(f"splits is {splits}; it must be a number of parts, or ascending places between 0 and M = {m}")
+    return edges
+
+
+def _checked_tree(tree, count):
+    """The order of merges as nested pairs of part numbers."""
+    if isinstance(tree, str):
+        backend.choice("tree", tree, ("balanced", "sequential"))
+        return _balanced(0, count) if tree == "balanced" else _sequential(count)
+    if sorted(_leaves(tree)) != list(range(count)):
+        raise ValueError(f"tree is {tree!r}; it must be nested pairs that hold each of the parts 0 to {count - 1} once")
+    return tree
+
+
+def _balanced(start, stop):
+    if stop - start == 1:
+        return start
+    middle = (start + stop) // 2
+    return _balanced(start, middle), _balanced(middle, stop)
+
+
+def _sequential(count):
+    tree: Any = 0
+    for number in range(1, count):
+        tree = tree, number
+    return tree
+
+
+def _leaves(node):
+    """The numbers in nested pairs; -1 for what is neither."""
+    if isinstance(node, list | tuple):
+        return [-1] if len(node) != 2 else [*_leaves(node[0]), *_leaves(node[1])]
+    return [node] if isinstance(node, int) and not isinstance(node, bool) else [-1]

@@ -1,0 +1,90 @@
+"""Memory that one tile after another is written into, and threads that work on tiles side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import math
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import numpy as np
+
+
+class Workspace:
+    """The steps that are as large as a tile of scores, written in place where the array library can.
+
+    A new array for each tile would cost a third of the time, in page faults. The array API standard has no `out`, so
+    that other libraries than NumPy and CuPy get new arrays.
+    """
+
+    def __init__(self, xp):
+        self.xp, self.buffers = xp, {}
+        self.in_place = xp.__name__ in ("numpy", "cupy")
+
+    def matmul(self, name, a, b):
+        """a @ b, in the buffer of that name."""
+        if not self.in_place:
+            return self.xp.matmul(a, b)
+        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].size < size:
+            self.buffers[name] = self.xp.empty(size, dtype=a.dtype)
+        return self.xp.matmul(a, b, out=self.buffers[name][:size].reshape(shape))
+
+    def exp(self, x):
+        """exp(x), over x."""
+        return self.xp.exp(x, out=x) if self.in_place else self.xp.exp(x)
+
+    def tanh(self, x):
+        """tanh(x), over x."""
+        return self.xp.tanh(x, out=x) if self.in_place else self.xp.tanh(x)
+
+
+def ticker(progress, total):
+    """What a worker calls when a tile of queries is done: it calls progress(done, total)."""
+    done = count(1)
+    return lambda: None if progress is None else progress(next(done), total)
+
+
+def run(xp, tasks, work):
+    """Call work(task, workspace) for every task: on threads where that pays, else one after the other.
+
+    Threads pay with NumPy on several cores, if each does its own matrix products: that takes threadpoolctl (the extra
+    `fast`), which holds the library of matrix products to one thread meanwhile. Without it, that library uses all cores
+    for products, and everything else runs on one.
+    """
+    tasks = list(tasks)
+    threads = min(_cores(), len(tasks))
+    if xp is not np or threads < 2 or _thread_control() is None:
+        workspace = Workspace(xp)
+        for task in tasks:
+            work(task, workspace)
+        return
+
+    waiting = deque(tasks)
+
+    def worker(_):
+        workspace = Workspace(xp)
+        with contextlib.suppress(IndexError):  # none left
+            while True:
+                work(waiting.pop(), workspace)
+
+    with _thread_control().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(worker, range(threads)))
+
+
+def _cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _thread_control():
+    """What holds the library of matrix products to one thread, if it is installed."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return None
+    return importlib.import_module("threadpoolctl").ThreadpoolController()

@@ -1,0 +1,5 @@
+"""Correct kernels of every precision profile, emulated in NumPy: what the bounds must never accuse."""
+
+from tests.kernels.attention import eager, flash
+
+__all__ = ["eager", "flash"]

@@ -1,0 +1,150 @@
+"""The output of each variant, at random sizes and options, is explained by that variant's name.
+
+python tests/testing/test_naming.py [trials] [function ...]     prints the rates and every confusion
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from refattn.testing import compare
+from refattn.testing.bounds import bound
+from refattn.testing.diagnosis import FITS, distance
+from refattn.testing.profiles import profile
+from refattn.testing.rounding import round_to
+from refattn.testing.variants import NotApplicable, variants
+from refattn.testing.vectors import results
+from tests.testing.drawn import DRAWN, Drawn
+
+PROFILES = ("float32", "bfloat16", "float16")
+LEAST = 4.0  # a trial counts where the variant differs from the reference by more bounds than this
+ALIKE = 0.5  # variants that differ by fewer bounds than this cannot be told apart by a rounded output
+
+
+def rounded(given, fmt):
+    """Arguments as a kernel of a format gets them."""
+
+    def narrow(x):
+        if isinstance(x, tuple) and hasattr(x, "_fields"):
+            return type(x)(*map(narrow, x))
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            with np.errstate(all="ignore"):
+                return round_to(x, fmt)
+        return x
+
+    return {name: narrow(x) for name, x in given.items()}
+
+
+def stored(value, name, fmt):
+    """A result as a kernel of a format returns it."""
+    value = np.asarray(value)
+    return round_to(value, "float32" if name == "lse" else fmt) if value.dtype.kind == "f" else value
+
+
+def outputs(function, seed, precision):
+    """The variants that differ by more than LEAST bounds for one draw, with their results."""
+    given = rounded(DRAWN[function](Drawn(seed)), profile(precision).out.name)
+    with np.errstate(all="ignore"):
+        limits = bound(function, profile(precision), **given)
+    for v in variants(function):
+        try:
+            with np.errstate(all="ignore"):
+                values = results(v.call(**given))
+        except NotApplicable:
+            continue
+        away = {
+            name: distance(np.asarray(values[name], dtype=float), np.asarray(b.value, dtype=float),
+                           np.broadcast_to(b.hard, np.shape(b.value)))
+            for name, b in limits.items()
+            if name in values and np.shape(values[name]) == np.shape(b.value)
+        }  # fmt: skip
+        if away and max(away.values()) > LEAST:
+            yield v, given, values, limits
+
+
+def named(v, given, values, limits, precision):
+    """Whether compare names a variant: 'first', 'alike' (tied with the first), 'behind', or '' (not at all), and who led."""
+    fmt = profile(precision).out.name
+    got = {name: stored(x, name, fmt) for name, x in values.items()}
+    got = tuple(got[name] for name in limits) if set(limits) == {"out", "lse"} else got
+    wrong = [c for c in compare(got, v.function, precision=precision, tier="hard", **given) if not c.ok]
+    if not wrong:
+        return None, ""
+    found = wrong[0].explanations
+    if found and found[0].name == v.name:
+        return "first", v.name
+    fitting = [e for e in found if e.fit <= FITS]
+    if not any(e.name == v.name for e in fitting):
+        return "", fitting[0].name if fitting else "nothing"
+    leader = fitting[0].variant
+    if leader is None:
+        return "behind", fitting[0].name
+    b = limits[wrong[0].result]
+    with np.errstate(all="ignore"):
+        lead = np.asarray(results(leader.call(**given))[wrong[0].result], dtype=float)
+    own = np.asarray(values[wrong[0].result], dtype=float)
+    limit = np.maximum(np.broadcast_to(b.hard, own.shape), profile(precision).out.u * np.abs(np.nan_to_num(own)))
+    return ("alike" if distance(lead, own, limit) <= ALIKE else "behind"), leader.name
+
+
+def measure(functions, trials, precisions=PROFILES, draws=400, start=0):
+    """Counts of what came of each variant's trials, and the confusions: at most `trials` a variant and precision."""
+    counts, confusions = Counter(), Counter()
+    never = {}
+    for function in functions:
+        for precision in precisions:
+            left = {v.name: trials for v in variants(function)}
+            for seed in range(start, start + draws):
+                if not any(left.values()):
+                    break
+                for v, given, values, limits in outputs(function, seed, precision):
+                    if left[v.name]:
+                        outcome, leader = named(v, given, values, limits, precision)
+                        if outcome is None:
+                            continue
+                        left[v.name] -= 1
+                        counts[outcome] += 1
+                        if outcome in ("behind", ""):
+                            confusions[function, v.name, outcome, leader, precision, seed] += 1
+            own = [v.name for v in variants() if v.function == function]
+            never[function, precision] = [name for name in own if left[name] == trials]
+    return counts, confusions, never
+
+
+def rate(counts):
+    return (counts["first"] + counts["alike"]) / max(sum(counts.values()), 1)
+
+
+LARGE = ("attention", "attention_weights", "grouped_query_attention", "multi_head_attention")  # 240 variants each
+
+
+@pytest.mark.parametrize("function", sorted(DRAWN))
+def test_variants_are_named(function):
+    precisions, draws = (["float32"], 1) if function in LARGE else (["float32", "bfloat16"], 12)
+    counts, confusions, _ = measure([function], 1, precisions, draws)
+    assert sum(counts.values()) >= 1
+    assert rate(counts) >= 0.95, confusions
+
+
+@pytest.mark.slow
+def test_every_variant_is_named_at_random():
+    counts, confusions, never = measure(sorted(DRAWN), 4)
+    assert not [names for (_, precision), names in never.items() if names and precision == "float32"]
+    assert rate(counts) >= 0.95, confusions
+
+
+if __name__ == "__main__":
+    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    for function in sys.argv[2:] or sorted(DRAWN):
+        counts, confusions, never = measure([function], trials)
+        print(f"{function}: {sum(counts.values())} trials, {rate(counts):.1%}", dict(counts), flush=True)
+        for (_, *what), _n in confusions.most_common(60):
+            print("   ", *what)
+        for (_, precision), names in never.items():
+            if names:
+                print("    never differs in", precision, names)

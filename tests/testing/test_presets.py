@@ -1,0 +1,141 @@
+"""Presets: complete, combinable, and doing what they say."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import refattn
+from refattn import masks
+from refattn.testing import catalogue, presets
+from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, functions, points
+from refattn.testing.identify import _alike
+from refattn.testing.presets import composed
+from refattn.testing.presets.composed import Uncombinable, attend
+from refattn.testing.variants import variants
+from refattn.testing.vectors import function_named, results
+
+NEEDED = {
+    "torch.sdpa.math", "torch.sdpa.cpu_flash", "torch.nn.MultiheadAttention", "torch.flex_attention", "jax.dpa",
+    "onnx.attention_23", "onnx.attention_24", "onnx.attention_25", "onnxruntime", "transformers.eager", "mlx",
+    "keras.ops", "keras.MultiHeadAttention", "flash_attn.2", "flash_attn.2_0", "flash_attn.3", "xformers",
+    "flashinfer", "cudnn.frontend", "vllm", "fla",
+}  # fmt: skip
+
+
+def _values(point):
+    """What each answer that can be computed gives, by its name."""
+    arguments = point.ask()
+    for answer in point.answers:
+        if answer.name == REFUSES or answer.shows:
+            continue
+        given = answer.rewrite(arguments) if answer.rewrite else arguments
+        if point.function == "attention":
+            value = attend(answer.variants, **given)
+        else:
+            known = {v.name: v.call for v in variants(point.function)}
+            call = known[answer.variants[0]] if answer.variants else function_named(point.function)
+            value = call(**given)
+        yield answer.name, point.part(np.asarray(results(value)[point.result], dtype=np.float64))
+
+
+@pytest.mark.parametrize("point", [p for f in functions() for p in points(f)], ids=lambda p: f"{p.function}-{p.name}")
+def test_answers_of_a_point_are_told_apart_by_its_question(point):
+    """Were two alike, the first would always be found. Eight times the widest tolerance lies between any two."""
+    for (one, a), (other, b) in itertools.combinations(_values(point), 2):
+        assert not _alike(a, b, 8 * 2.0**-6), (one, other)
+
+
+@pytest.mark.parametrize("point", points(), ids=lambda p: p.name)
+def test_the_first_answer_is_the_reference_and_the_question_exercises_the_point(point):
+    arguments = point.ask()
+    assert point.exercised(arguments) or point.name == "mask/low_scores"
+    if point.own.name == REFUSES:
+        with pytest.raises((ValueError, TypeError)):
+            refattn.grouped_query_attention(**arguments)
+    else:
+        got = np.asarray(results(refattn.grouped_query_attention(**arguments))[point.result])
+        assert _alike(point.part(got), dict(_values(point))[point.own.name], 1e-12)
+
+
+def test_every_point_names_a_clause_and_variants_that_exist():
+    known = catalogue.clauses()
+    for function in functions():
+        names = {v.name for v in variants(function)} | {v.name for v in variants("grouped_query_attention")}
+        for point in points(function):
+            assert point.clause in known, point.name
+            assert {v for a in point.answers for v in a.variants} <= names, point.name
+
+
+def test_the_presets_that_are_needed_are_there_each_with_its_evidence():
+    assert NEEDED <= set(presets.names())
+    for name in presets.names():
+        p = presets.get(name)
+        assert p.title and any(digit.isdigit() for digit in p.version) or p.name == "vllm"
+        assert p.profiles and p.notes.keys() <= p.answers.keys()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_answers_every_question_as_it_says(name):
+    preset = presets.get(name)
+    for point in points():
+        answer = preset.answers[point.name]
+        arguments = point.ask()
+        if preset.answers["scale/default"] == REFUSES:
+            arguments = {"scale": 0.25, **arguments}
+        if answer == REFUSES:
+            with pytest.raises(presets.Refused):
+                preset.attention(**arguments)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_all_variants_of_a_preset_combine(name):
+    preset = presets.get(name)
+    for point in points():
+        try:
+            preset.attention(**point.ask())
+        except presets.Refused:
+            continue
+        except (ValueError, TypeError) as error:  # an answer that is unknown leaves what the reference refuses
+            assert not isinstance(error, Uncombinable), point.name
+            assert UNKNOWN in preset.answers.values() or preset.answers[point.name] in (NOT_ASKED, REFUSES), point.name
+
+
+def test_variants_that_replace_one_step_are_refused(monkeypatch):
+    monkeypatch.setitem(composed._calls(), "always/plain", refattn.attention)
+    arguments = {"q": np.ones((2, 4)), "k": np.ones((3, 4)), "v": np.ones((3, 4)), "mask": np.eye(2, 3, dtype=bool)}
+    with pytest.raises(Uncombinable, match="empty_row/mean and mask/multiplies both change 'apply_mask'"):
+        attend(("empty_row/mean", "mask/multiplies"), **arguments)
+    with pytest.raises(Uncombinable, match="does more"):
+        attend(("always/plain",), **arguments)
+
+
+def test_without_variants_it_is_the_reference_nan_included():
+    draw = np.random.default_rng(0)
+    q, k, v = (draw.normal(size=(2, 5, 4)) for _ in range(3))
+    v[0, 1, 2], v[1, 3, 0] = np.nan, np.inf
+    for mask in (None, masks.causal(), ~masks.causal()):
+        np.testing.assert_allclose(attend((), q, k, v, mask), refattn.attention(q, k, v, mask), rtol=1e-12)
+
+
+def test_a_window_of_keras_is_symmetric_exclusive_and_at_the_top_left():
+    """Three changes of one rule, one after another."""
+    k = np.zeros((7, 4))
+    w = presets.expected("keras.MultiHeadAttention", k[:3], k, np.eye(7), mask=masks.window(2, 0))
+    np.testing.assert_array_equal(w > 0, np.abs(np.arange(3)[:, None] - np.arange(7)) <= 1)
+
+
+def test_a_result_is_compared_with_a_preset():
+    draw = np.random.default_rng(1)
+    q, k, v = (draw.normal(size=(2, n, 8)) for n in (3, 7, 7))
+    out = presets.expected("torch.sdpa.math", q, k, v, mask=masks.causal()).astype(np.float32)
+    (own,) = presets.compare(out, "torch.sdpa.math", refattn.attention, q, k, v, mask=masks.causal())
+    (other,) = presets.compare(out, "flash_attn.2", refattn.attention, q, k, v, mask=masks.causal())
+    assert own.ok and not other.ok
+
+
+def test_a_name_that_is_none_is_refused_with_what_is_near():
+    with pytest.raises(ValueError, match="flash_attn.2"):
+        presets.get("flash_attn2")
+    assert "+∞" in catalogue.shown("flash_attn.2")
+    assert {name for name, _ in catalogue.listing("presets")} == set(presets.names())
