@@ -24,6 +24,7 @@ from refattn.cache import (
     decode,
     dequantize,
     quantize,
+    tree_positions,
 )
 from refattn.cache.base import nbytes_of
 from refattn.cache.quantized import pack, unpack
@@ -458,6 +459,40 @@ def test_tiled_attention_takes_what_a_cache_gives():
         Q[:, :, 10:], keys, values, cache.mask, q_tile=4, k_tile=3, k_positions=k_positions, q_positions=q_positions
     )
     close(got, full(masks.causal())[:, :, 10:])
+
+
+@pytest.mark.clause("CACHE-TREE", "CACHE-TRUNCATE")
+def test_a_tree_of_drafts_is_each_of_its_paths_decoded_by_itself():
+    parents, prefix = [-1, 0, 0, 1, 2, 2, 5], 6
+    draft = RNG.normal(size=(3, 1, 2, len(parents), D))
+    q, k, v = draft
+    places = np.array(tree_positions(parents, prefix))
+    cache = KVCache()
+    first = (K[:1, :2, :prefix], V[:1, :2, :prefix, :D])
+    cache.append(refattn.rope(first[0], np.arange(prefix)), first[1])
+    keys, values, k_at, q_at = cache.append(refattn.rope(k, places), v)
+    rule = masks.tree(parents, prefix)
+    out = refattn.attention(refattn.rope(q, places), keys, values, rule, k_positions=k_at, q_positions=q_at)
+    for leaf in (3, 4, 6):
+        path = [leaf]
+        while parents[path[0]] != -1:
+            path.insert(0, parents[path[0]])
+        alone = KVCache()
+        alone.append(refattn.rope(first[0], np.arange(prefix)), first[1])
+        for depth, node in enumerate(path):
+            at = np.array([prefix + depth])
+            one = (..., slice(node, node + 1), slice(None))
+            seen, mixed, *_ = alone.append(refattn.rope(k[one], at), v[one])
+            close(out[one], refattn.attention(refattn.rope(q[one], at), seen, mixed))
+        accepted = deepcopy(cache)
+        accepted.keep([*range(prefix), *(prefix + node for node in path)])
+        a, b = (c.append(k[..., :1, :], v[..., :1, :]) for c in (accepted, alone))
+        for x, y in zip(a, b, strict=True):
+            close(x, y)
+    with pytest.raises(CacheError, match="must increase and be below the 13 tokens"):
+        cache.keep([0, 13])
+    with pytest.raises(ValueError, match="a parent is a smaller index"):
+        tree_positions([0])
 
 
 def test_wrong_traces_are_refused():

@@ -7,7 +7,7 @@ that belongs to the cache. `decode` runs a whole sequence through a cache, block
 
 from refattn.cache.base import Cached, CacheError
 from refattn.cache.contiguous import CrossKVCache, KVCache, LatentKVCache
-from refattn.cache.decoding import CACHES, decode
+from refattn.cache.decoding import CACHES, decode, tree_positions
 from refattn.cache.paged import PagedKVCache, PagePool
 from refattn.cache.quantized import QuantizedKVCache, dequantize, quantize
 from refattn.cache.rolling import RollingKVCache, SinkKVCache
@@ -29,4 +29,5 @@ __all__ = [
     "decode",
     "dequantize",
     "quantize",
+    "tree_positions",
 ]

@@ -178,6 +178,13 @@ class Rows:
         """Forget the rows from `count` on."""
         self.count = min(self.count, count)
 
+    def keep(self, places):
+        """Some of the rows, in order."""
+        xp = backend.namespace(rows=self._memory)
+        places = backend.integers(xp, self._memory, places=places)
+        self._memory = xp.take(self.view(), places, axis=-2)
+        self.count = places.shape[0]
+
     def take(self, xp, indices):
         """Other rows of the first axis."""
         self._memory = xp.take(self.view(), indices, axis=0)

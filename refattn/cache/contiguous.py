@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from refattn import backend, masks
@@ -60,6 +61,27 @@ class KVCache(Cache):
             self._keys.truncate(length)
             self._values.truncate(length)
 
+    def keep(self, places):
+        """Keep only some tokens, in order: after a tree of drafts was verified, those before it and the accepted path.
+
+        Parameters
+        ----------
+        places : sequence of int
+            Increasing, each below `length`. The token at places[n] becomes that of position n; its key stays as it is,
+            so it must have been rotated by the position that it is given now (`tree_positions`).
+
+        Raises
+        ------
+        CacheError
+            A place is not below `length`, or they do not increase. The cache is unchanged.
+        """
+        places = [backend.integer("places", place, least=0) for place in places]
+        if any(b <= a for a, b in pairwise(places)) or (places and places[-1] >= self.length):
+            raise CacheError(f"places {places} must increase and be below the {self.length} tokens that are there")
+        self._keys.keep(places)
+        self._values.keep(places)
+        self.length = len(places)
+
     def _take(self, xp, indices):
         self._keys.take(xp, indices)
         self._values.take(xp, indices)
@@ -84,7 +106,7 @@ class LatentKVCache(KVCache):
 
     Notes
     -----
-    (R + Dr) numbers a token instead of 2HD. Clauses: CACHE-LATENT, CACHE-SPLIT, CACHE-BYTES.
+    (R + Dr) numbers a token instead of 2HD. Clauses: MLA-CACHE, CACHE-SPLIT, CACHE-BYTES.
     Source: DeepSeek-AI 2024 (DeepSeek-V2), section 2.1.
 
     Examples

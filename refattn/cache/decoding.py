@@ -120,6 +120,38 @@ def decode(
     return xp.concat(outputs, axis=-2)
 
 
+def tree_positions(parents, prefix=0):
+    """Positions of a tree of drafts: prefix + depth, so that siblings share one.
+
+    Parameters
+    ----------
+    parents : list of int
+        Node t's parent, a smaller index, or -1 for a root, as for `masks.tree`.
+    prefix : int, default 0
+        How many tokens come before the tree.
+
+    Returns
+    -------
+    list of int
+
+    Notes
+    -----
+    The mask goes by place (`masks.tree`), rotation by these. Clauses: CACHE-TREE.
+    Source: Miao et al. 2024 (SpecInfer), section 4.2.
+
+    Examples
+    --------
+    >>> tree_positions([-1, 0, 0, 1], prefix=10)
+    [10, 11, 11, 12]
+    """
+    depths: list[int] = []
+    for node, parent in enumerate(parents):
+        if not -1 <= parent < node:
+            raise ValueError(f"parents has {parent} at node {node}; a parent is a smaller index, or -1")
+        depths.append(0 if parent == -1 else depths[parent] + 1)
+    return [prefix + depth for depth in depths]
+
+
 def _events(q, k, v, blocks, cache):
     """Blocks and reorderings, checked against the shapes."""
     for name, x in (("q", q), ("k", k), ("v", v)):

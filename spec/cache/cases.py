@@ -252,6 +252,15 @@ CASES = [
         catches=["quantized/no_zero"],
     ),
     Case(
+        "cache.tree.0001",
+        "cache.tree_positions",
+        {"parents": [-1, 0, 0, 1, -1, 2, 4, 3], "prefix": 11},
+        clauses=["CACHE-TREE"],
+        flags=["DraftTree"],
+        comment="Two roots.",
+        catches=["tree/position_of_slot"],
+    ),
+    Case(
         "cache.bytes.0001",
         "cache.cache_nbytes",
         {"tokens": 130, "layers": 3, "kv_heads": 2, "head_dim": 8, "value_dim": 6, "itemsize": 4},

@@ -262,7 +262,17 @@ def cache_nbytes(
     return {"out": Tensor((), [int(layers * total)], "int64")}
 
 
+def tree_positions(parents, prefix=0):
+    """How many steps up to a root."""
+
+    def depth(node):
+        return 0 if parents[node] == -1 else 1 + depth(parents[node])
+
+    return {"out": Tensor((len(parents),), [prefix + depth(t) for t in range(len(parents))], "int64")}
+
+
 FUNCTIONS = {
+    "cache.tree_positions": tree_positions,
     "cache.cache_nbytes": cache_nbytes,
     "cache.decode": decode,
     "cache.quantize": quantize,

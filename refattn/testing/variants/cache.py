@@ -480,6 +480,12 @@ def quantized_no_zero(codes, scale, zero, *, axis=-1):
     return dequantize(codes, scale, np.zeros_like(zero), axis=axis)
 
 
+@variant("tree/position_of_slot", "CACHE-TREE", "cache.tree_positions")
+def tree_position_of_slot(parents, prefix=0):
+    """Every draft has a position of its own: its place among the drafts."""
+    return [prefix + t for t in range(len(parents))]
+
+
 @variant("cache_bytes/values_as_wide_as_keys", "CACHE-BYTES", "cache.cache_nbytes")
 def cache_bytes_values_as_wide_as_keys(tokens, **rest):
     """Values are counted with the width of keys."""

@@ -1,0 +1,121 @@
+"""The inputs of the golden vectors; definition.py says what comes out."""
+
+from ...exact import Tensor, tensor
+from ...vectors import Case, grid
+
+ROPE = {"params": "heads.Rope", "fields": {"base": 100.0, "layout": "interleaved"}}
+
+
+def weights(seed, e, h, r, dr, dn, dv, out, rq=None):
+    """Weights with no two sizes equal."""
+    inner = e if rq is None else rq
+    fields = {
+        "w_dkv": grid(f"{seed} dkv", (e, r + dr), bits=7),
+        "kv_norm": grid(f"{seed} kv norm", (r,), bits=6),
+        "w_ukv": grid(f"{seed} ukv", (r, h * (dn + dv)), bits=7),
+        "w_o": grid(f"{seed} o", (h * dv, out), bits=7),
+        "w_q": grid(f"{seed} q", (inner, h * (dn + dr)), bits=6),
+    }
+    if rq is not None:
+        fields |= {"w_dq": grid(f"{seed} dq", (e, rq), bits=7), "q_norm": grid(f"{seed} q norm", (rq,), bits=6)}
+    return {"params": "latent.MultiHeadLatentParams", "fields": fields}
+
+
+def tokens(seed, *shape):
+    return grid(f"mla {seed}", shape, bits=6)
+
+
+FAR = Tensor((4,), [3, 17, 18, 40], "int64")
+
+CASES = [
+    Case(
+        "mla.plain.0001",
+        "latent.multi_head_latent_attention",
+        {"x": tokens("plain", 2, 4, 5), "params": weights("plain", 5, 3, 4, 2, 3, 2, 6), "heads": 3, "rope": ROPE},
+        clauses=["MLA-OUT", "MLA-SCALE", "MLA-QUERY"],
+        flags=["Basic", "LatentAttention"],
+        catches=[
+            "mla/scale_from_latent",
+            "mla/scale_from_nope",
+            "mla/all_keys_then_all_values",
+            "mla/values_first",
+            "mla/rope_first",
+        ],
+    ),
+    Case(
+        "mla.compressed.0001",
+        "latent.multi_head_latent_attention",
+        {
+            "x": tokens("compressed", 4, 6),
+            "params": weights("compressed", 6, 2, 3, 4, 2, 5, 3, rq=4),
+            "heads": 2,
+            "rope": ROPE,
+            "mask": {"rule": "causal"},
+            "positions": FAR,
+        },
+        clauses=["MLA-NORM", "MLA-ROPE", "MLA-OUT"],
+        flags=["LatentAttention", "FarPositions"],
+        catches=[
+            "mla/no_latent_norm",
+            "mla/no_query_norm",
+            "mla/norm_on_rope_key",
+            "mla/half_pairs",
+            "mla/whole_head_rotated",
+        ],
+    ),
+    Case(
+        "mla.absorbed.0001",
+        "latent.multi_head_latent_attention",
+        {
+            "x": tokens("absorbed", 2, 4, 5),
+            "params": weights("absorbed", 5, 3, 4, 2, 3, 2, 6, rq=3),
+            "heads": 3,
+            "rope": ROPE,
+            "mask": {"rule": "causal"},
+            "absorbed": True,
+        },
+        clauses=["MLA-ABSORBED", "MLA-SCALE"],
+        flags=["LatentAttention"],
+        comment="R + Dr = 6 features are multiplied; the scale is still that of Dn + Dr = 5.",
+        catches=["mla/scale_from_latent", "mla/no_query_norm"],
+    ),
+    Case(
+        "mla.scale.0001",
+        "latent.multi_head_latent_attention",
+        {
+            "x": tokens("scale", 3, 5),
+            "params": weights("scale", 5, 2, 4, 2, 3, 1, 4),
+            "heads": 2,
+            "rope": ROPE,
+            "scale": 0.75,
+            "absorbed": True,
+            "mask": tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype="bool"),
+        },
+        clauses=["MLA-SCALE", "MLA-OUT"],
+        flags=["LatentAttention", "OtherScale", "EmptyRow"],
+        catches=["mla/scale_ignored"],
+    ),
+    Case(
+        "mla.latents.0001",
+        "latent.latents_of",
+        {
+            "x": tokens("latents", 2, 4, 5),
+            "params": weights("latents", 5, 3, 4, 2, 3, 2, 6),
+            "positions": FAR,
+            "rope": ROPE,
+        },
+        clauses=["MLA-CACHE", "MLA-NORM", "MLA-ROPE"],
+        flags=["LatentAttention"],
+        comment="The second result is the rotary key.",
+        catches=["mla/latent_before_norm", "mla/key_before_rotation"],
+    ),
+    Case(
+        "mla.refuse.0001",
+        "latent.multi_head_latent_attention",
+        {"x": tokens("refuse", 3, 5), "params": weights("refuse", 5, 2, 4, 2, 3, 1, 4), "heads": 3, "rope": ROPE},
+        clauses=["MLA-REFUSE"],
+        flags=["WrongInput"],
+        comment="The columns of the weights do not divide among three heads.",
+        refuses=True,
+    ),
+]

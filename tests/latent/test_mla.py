@@ -1,0 +1,136 @@
+"""Properties of multi-head latent attention."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import refattn
+from refattn import masks
+from refattn.cache import LatentKVCache
+from refattn.heads import Rope
+from refattn.latent import MultiHeadLatentParams, latents_of, multi_head_latent_attention
+
+B, N, E, H, R, DR, DN, DV, RQ, OUT = 2, 7, 10, 3, 8, 4, 6, 5, 9, 11
+ROPE = Rope(base=50.0)
+
+
+def weights(seed, compressed=True, latent=R):
+    draw = np.random.default_rng(seed)
+    inner = RQ if compressed else E
+    extra = (draw.normal(size=(E, RQ)), draw.normal(size=RQ)) if compressed else (None, None)
+    return MultiHeadLatentParams(
+        draw.normal(size=(E, latent + DR)),
+        draw.normal(size=latent),
+        draw.normal(size=(latent, H * (DN + DV))),
+        draw.normal(size=(H * DV, OUT)),
+        draw.normal(size=(inner, H * (DN + DR))) / 4,
+        *extra,
+    )
+
+
+X = np.random.default_rng(5).normal(size=(B, N, E))
+W = weights(6)
+
+
+def close(a, b, tolerance=1e-12):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.clause("MLA-ABSORBED", "MLA-SCALE")
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(
+    "mask", [None, masks.causal(), masks.causal() & masks.window(2, 0)], ids=["all", "causal", "window"]
+)
+def test_absorbed_is_explicit(library, compressed, mask):
+    w = weights(7, compressed)
+    options = {"heads": H, "rope": ROPE, "mask": mask}
+    explicit = library.call(multi_head_latent_attention, X, w, **options)
+    close(library.call(multi_head_latent_attention, X, w, absorbed=True, **options), explicit)
+    assert explicit.shape == (B, N, OUT)
+
+
+@pytest.mark.clause("MLA-OUT", "MLA-ROPE", "MLA-NORM", "MLA-QUERY")
+@pytest.mark.parametrize("compressed", [True, False])
+def test_it_is_multi_head_attention_with_unequal_heads(compressed):
+    w = weights(8, compressed)
+    at = np.array([3, 4, 9, 11, 12, 40, 41])
+    latents, shared = latents_of(X, w, positions=at, rope=ROPE)
+    close(latents, refattn.rms_norm((X @ w.w_dkv)[..., :R], w.kv_norm))
+    q = X @ w.w_q if not compressed else refattn.rms_norm(X @ w.w_dq, w.q_norm) @ w.w_q
+    heads = []
+    for h in range(H):
+        own = q[..., h * (DN + DR) : (h + 1) * (DN + DR)]
+        own = np.concatenate([own[..., :DN], refattn.rope(own[..., DN:], at, base=50.0)], axis=-1)
+        up = latents @ w.w_ukv[:, h * (DN + DV) : (h + 1) * (DN + DV)]
+        keys = np.concatenate([up[..., :DN], shared], axis=-1)
+        heads.append(refattn.attention(own, keys, up[..., DN:], masks.causal(), q_positions=at, k_positions=at))
+    wanted = np.concatenate(heads, axis=-1) @ w.w_o
+    got = multi_head_latent_attention(X, w, heads=H, rope=ROPE, mask=masks.causal(), positions=at)
+    close(got, wanted)
+
+
+@pytest.mark.clause("MLA-CACHE")
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=N), st.booleans())
+def test_blocks_through_the_cache_are_the_whole(sizes, absorbed):
+    whole = multi_head_latent_attention(X, W, heads=H, rope=ROPE, mask=masks.causal())
+    cache, start, parts = LatentKVCache(), 0, []
+    for size in [*sizes, N]:
+        block = X[:, start : min(start + size, N)]
+        if block.shape[1]:
+            parts.append(multi_head_latent_attention(block, W, heads=H, rope=ROPE, cache=cache, absorbed=absorbed))
+        start = min(start + size, N)
+    close(np.concatenate(parts, axis=1), whole)
+    assert cache.nbytes == B * N * (R + DR) * 8
+    cache.truncate(4)
+    again = multi_head_latent_attention(X[:, 4:], W, heads=H, rope=ROPE, cache=cache)
+    close(again, whole[:, 4:])
+    cache.reorder([1, 1])
+    close(
+        cache.append(np.zeros((B, 0, R)), np.zeros((B, 0, DR))).latents[0],
+        cache.append(np.zeros((B, 0, R)), np.zeros((B, 0, DR))).latents[1],
+    )
+
+
+@pytest.mark.clause("MLA-ROPE")
+def test_only_differences_of_positions_matter(library):
+    at = np.arange(N)
+    moved = library.call(multi_head_latent_attention, X, W, heads=H, rope=ROPE, positions=at + 1000)
+    close(moved, library.call(multi_head_latent_attention, X, W, heads=H, rope=ROPE, positions=at), 1e-9)
+
+
+@pytest.mark.clause("MLA-NORM")
+def test_the_shared_key_is_not_normalised_and_latents_do_not_feel_its_size():
+    larger = W._replace(w_dkv=np.concatenate([W.w_dkv[:, :R], 2.0 * W.w_dkv[:, R:]], axis=1))
+    at = np.arange(N)
+    close(latents_of(X, larger, positions=at)[1], 2.0 * latents_of(X, W, positions=at)[1])
+    scaled = W._replace(w_dkv=np.concatenate([3.0 * W.w_dkv[:, :R], W.w_dkv[:, R:]], axis=1))
+    close(latents_of(X, scaled, positions=at, eps=0.0)[0], latents_of(X, W, positions=at, eps=0.0)[0])
+
+
+def test_dtypes_and_masks_for_each_sequence(library):
+    mask = np.random.default_rng(0).random((B, N, N)) < 0.6
+    mask[0, 2] = False
+    got = library.call(multi_head_latent_attention, X, W, heads=H, rope=ROPE, mask=mask)
+    assert (got[0, 2] == 0).all()
+    for b in range(B):
+        close(got[b], multi_head_latent_attention(X[b], W, heads=H, rope=ROPE, mask=mask[b]))
+    narrow = MultiHeadLatentParams(*(w.astype(np.float32) for w in W))
+    assert library.call(multi_head_latent_attention, X.astype(np.float32), narrow, heads=H).dtype == np.float32
+
+
+@pytest.mark.clause("MLA-REFUSE")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"w_dkv": W.w_dkv[:, : R - 1]}, "w_dkv has 7 columns, kv_norm has R = 8"),
+        ({"w_dkv": W.w_dkv[1:]}, r"w_dkv has shape \(9, 12\); its first axis must be E = 10"),
+        ({"w_ukv": W.w_ukv[1:]}, r"w_ukv has shape \(7, 33\); its first axis must be R = 8"),
+        ({"w_q": W.w_q[:, 1:]}, "w_q has 29 columns"),
+        ({"w_o": W.w_o[1:]}, "w_o has 14 rows, which must be H·Dv = 15"),
+        ({"q_norm": None}, "w_dq and q_norm must be given together"),
+    ],
+)
+def test_weights_that_do_not_agree_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        multi_head_latent_attention(X, W._replace(**change), heads=H)
