@@ -21,7 +21,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]  # the checkout before anything installed
 
-from generator import check, mechanisms, overviews, power  # noqa: E402
+from generator import check, implementations, mechanisms, overviews, power  # noqa: E402
 from generator.text import Book, Page, table  # noqa: E402
 
 OUT = DOCS / "_gen"
@@ -66,6 +66,7 @@ def write_pages(draft=False):
     pages |= {m.path: mechanisms.page_of(m, book) for m in found}
     pages |= dict(
         [overviews.clauses(found, book), overviews.flags(book), overviews.seen(book), overviews.contract(book)]
+        + [implementations.page(book)]
     )
     for path, text in pages.items():
         place = PAGES / path
@@ -121,7 +122,7 @@ def navigation(found, pages):
     groups = {
         "Start": ["index.md", "reading.md", "conventions.md"],
         "Mechanisms": [m.path for m in found],
-        "Kit": ["kit/index.md", "kit/bounds.md", "kit/power.md", "kit/variants.md"],
+        "Kit": ["kit/index.md", "kit/bounds.md", "kit/power.md", "kit/variants.md", "kit/implementations.md"],
         "For implementers": ["implementers/index.md", "implementers/clauses.md", "implementers/flags.md"],
         "Errata": ["errata.md"],
     }

@@ -19,6 +19,7 @@ _MODULES = (
     "feedforward",
     "gradients",
     "heads",
+    "latent",
     "masks",
     "norms",
     "positions",

@@ -70,6 +70,8 @@ def test_absent_entries_of_softmax_have_gradient_0_and_count_for_nothing(library
     spoilt = [np.where(where, a, poison) for a in (d_out, x)]
     np.testing.assert_array_equal(library.call(softmax_vjp, *spoilt, -1, where).x, want)
     assert not np.any(want[~where])
+    by_infinity = library.call(softmax_vjp, spoilt[0], np.where(where, x, -np.inf)).x
+    np.testing.assert_array_equal(by_infinity, want)
     want = library.call(logsumexp_vjp, d_lse, x, -1, where).x
     d_lse = np.where(where.any(axis=-1), d_lse, poison)
     np.testing.assert_array_equal(library.call(logsumexp_vjp, d_lse, spoilt[1], -1, where).x, want)

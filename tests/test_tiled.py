@@ -1,5 +1,7 @@
 """Properties of attention over tiles and over parts of the keys: equal to attention, whatever the tiles."""
 
+import contextlib
+import functools
 import math
 import tracemalloc
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from refattn import grouped_query_attention, masks
 from refattn.attention import Dropout, attention
 from refattn.testing import check
-from refattn.tiled import attention_io, split_attention, tiled_attention
+from refattn.tiled import attention_io, split_attention, tiled_attention, tiled_attention_vjp, workspace
 from refattn.tiled.problem import K_TILE, Q_TILE, problem_of
 from refattn.tiled.reach import Interval, reach
 from tests.strategies import floats_for, rng
@@ -185,6 +187,27 @@ def test_large_heads_are_taken_one_by_one(lead):
     close(tiled_attention(q, k, v, rule, **options), attention(q, k, v, rule, **options))
 
 
+@pytest.mark.clause("TILED-EQUAL", "TILED-SKIP")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        masks.padding(np.array([[900], [30]])) & masks.causal(),
+        masks.padding(np.array([[900], [30]]), np.array([0, 100, 7])),
+        masks.prefix(np.array([[3], [700]])) | masks.global_tokens(np.array([[[1]], [[800]]])),
+        ~masks.documents(np.stack([np.arange(1030) // 100, np.arange(1030) // 7])[:, None]),
+        masks.tree(np.array([[[-1, 0, 1]], [[-1, 0, 0]]]), prefix=1027),
+    ],
+    ids=repr,
+)
+def test_data_of_each_sequence_are_its_own(library, rule):
+    """Heads that are taken one by one see the data of their own sequence."""
+    q, k, v = qkv(6, n=300, m=1030, d=2, dv=1)
+    close(
+        library.call(tiled_attention, q, k, v, rule, return_lse=True),
+        library.call(attention, q, k, v, rule, return_lse=True),
+    )
+
+
 @pytest.mark.clause("TILED-EQUAL")
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
 def test_nothing(library, n, m):
@@ -291,6 +314,66 @@ def test_the_same_arguments_give_the_same_bits():
     first = tiled_attention(q, k, v, masks.causal())
     for _ in range(3):
         np.testing.assert_array_equal(tiled_attention(q, k, v, masks.causal()), first)
+
+
+class Control:
+    """threadpoolctl's controller, as far as it is used; it notes what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    @contextlib.contextmanager
+    def limit(self, **options):
+        self.asked.append(options)
+        yield
+
+
+@pytest.fixture
+def control(monkeypatch):
+    control = Control()
+    monkeypatch.setattr(workspace, "_thread_control", lambda: control)
+    monkeypatch.setattr(workspace, "_cores", lambda: 3)
+    return control
+
+
+def test_threads_give_the_same_bits(control, monkeypatch):
+    """Tiles of queries forward, heads that share nothing backward."""
+    q, k, v = qkv(2, n=700, m=1500, d=8)
+    options = {"sinks": np.zeros(3), "dropout": (masks.block(7), 0.25)}
+    v[0, 1, 3, 1] = np.inf
+    threads = tiled_attention(q, k, v, masks.causal(), **options)
+    gradients = tiled_attention_vjp(threads, q, k, v, masks.causal(), **options)
+    assert control.asked == [{"limits": 1, "user_api": "blas"}] * 2
+    monkeypatch.setattr(workspace, "_thread_control", lambda: None)
+    np.testing.assert_array_equal(tiled_attention(q, k, v, masks.causal(), **options), threads)
+    for a, b in zip(tiled_attention_vjp(threads, q, k, v, masks.causal(), **options), gradients, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_task_leaves_the_cores_to_matrix_products(control):
+    tiled_attention(*qkv(2))
+    assert control.asked == []
+
+
+def test_an_error_on_a_thread_is_raised(control):
+    def wrong(i, j):
+        if i.shape[-2] > 1 and j.shape[-1] > 1:
+            raise RuntimeError("no bias for you")
+        return 0.0 * (i - j)
+
+    with pytest.raises(RuntimeError, match="no bias for you"):
+        tiled_attention(*qkv(2, n=700), bias=wrong, q_tile=64)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_progress_counts_tiles_of_queries(request, threads):
+    if threads:
+        request.getfixturevalue("control")
+    q, k, v = qkv(2, lead=(), n=100)
+    for call in (tiled_attention, functools.partial(tiled_attention_vjp, np.zeros((100, 3)))):
+        told = []
+        call(q, k, v, q_tile=30, progress=lambda done, total, told=told: told.append((done, total)))
+        assert sorted(told) == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from refattn import masks
 from refattn.gradients import attention_vjp, grouped_query_attention_vjp
 from refattn.tiled import tiled_attention, tiled_attention_vjp
+from refattn.tiled.problem import K_TILE, Q_TILE, problem_of
 from tests.strategies import floats_for, rng
 from tests.test_tiled import M, N, options_for, qkv, some_mask, tiles
 
@@ -77,6 +78,23 @@ def test_gradients_of_what_was_broadcast_add_up(library, seed, q_tile, k_tile):
     d_out = floats_for(seed + 3, (5, 2, 3, N, 2))
     got = library.call(tiled_attention_vjp, d_out, q, k, v, masks.causal(), q_tile=q_tile, k_tile=k_tile, **options)
     same(got, library.call(attention_vjp, d_out, q, k, v, masks.causal(), **options))
+
+
+@pytest.mark.clause("TILED-GRADIENT")
+@pytest.mark.parametrize("given_out", [True, False])
+@pytest.mark.parametrize("bias", [(2, 1, 1, K_TILE + 1), (3, 1, 1), None])
+def test_large_heads_are_taken_one_by_one(bias, given_out):
+    """With full tiles the leading axes are looped over; what adds up over some of them does so in order."""
+    q, k, v = qkv(5, n=Q_TILE + 1, m=K_TILE + 1, d=2, dv=1)
+    d_out, d_lse = floats_for(1, (2, 3, Q_TILE + 1, 1)), floats_for(2, (2, 3, Q_TILE + 1))
+    rule = masks.causal() & masks.padding(np.array([[700], [K_TILE]]))
+    options = {"sinks": floats_for(3, (3,)), "bias": None if bias is None else floats_for(4, bias)}
+    assert len(list(problem_of(q, k, v, rule).indices())) == 6
+    known = {}
+    if given_out:
+        known = dict(zip(("out", "lse"), tiled_attention(q, k, v, rule, return_lse=True, **options), strict=True))
+    got = tiled_attention_vjp(d_out, q, k, v, rule, d_lse=d_lse, **known, **options)
+    same(got, attention_vjp(d_out, q, k, v, rule, d_lse=d_lse, **options))
 
 
 @pytest.mark.clause("TILED-GRADIENT")

@@ -357,25 +357,26 @@ def _definition_and_code(m, page):
         left = definition.take(sorted(left, key=definition.line))
         all_right = array.closure([place], stop=paired)
         right = array.take(all_right)
-        if not all_left or not all_right:
-            raise Incomplete(f"{m.name}: {name} has no code to show on {'the left' if not all_left else 'the right'}")
+        if not all_right:
+            raise Incomplete(f"{m.name}: {name} has no code to show on the right")
         out.append(f"### {name} {{ #code-{name} }}")
         second = getattr(m.definition, "SECOND", {}).get(name)
         roots = [(own, n) for n in roots_of(second, m.definition) if n in nodes] if second else []
         more = [place for place in definition.closure(roots) if not place[1].startswith("_")]
         more = definition.take(sorted(more, key=definition.line))
-        out.append(_beside(m, (definition, left, more), (array, right), page))
+        borrowed = "" if all_left else '<p class="above">Defined by the definition of another mechanism, unchanged.</p>'
+        out.append(_beside(m, (definition, left, more), (array, right), page, borrowed))
     return out
 
 
-def _beside(m, left, right, page):
+def _beside(m, left, right, page, borrowed):
     definition, shown_left, second = left
     array, places = right
     shown = [p for p in places if p == places[0] or array.sources[p[0]].touches_arrays(p[1])]
     folded = [p for p in places if p not in shown]
     files = list(dict.fromkeys(array.sources[p[0]].path.relative_to(ROOT).as_posix() for p in places))
     above = '<p class="above">Shown above.</p>'
-    left_html = highlight(definition.text(shown_left), page) if shown_left else above
+    left_html = highlight(definition.text(shown_left), page) if shown_left else borrowed or above
     right_html = highlight(array.text(shown), page) if shown else above
     if second:
         left_html += _folded("A second formulation, which has to agree to 40 digits", definition.text(second), page)

@@ -150,7 +150,7 @@ def merge_vjp(d_out, out_a, lse_a, out_b, lse_b, *, d_lse=None):
 
     def part(out_part, lse_part):
         present = lse_part != -math.inf
-        share = xp.where(present, xp.exp(lse_part - lse), 0.0)  # (..., N)
+        share = xp.exp(lse_part - lse)  # (..., N); where nothing is present, nothing is taken of it
         d_share = xp.sum(d_out * (out_part - out), axis=-1)
         d_share = d_share if d_lse is None else d_share + d_lse
         d_out_part = xp.where(present[..., None], share[..., None] * d_out, 0.0)

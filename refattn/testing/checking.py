@@ -11,11 +11,12 @@ import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing import vectors
-from refattn.testing.adapters import Adapter, Unsupported
+from refattn.testing.adapters import Adapter, Failed, Unsupported
 from refattn.testing.allow import Allowance
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import SMALL_VALUES, Comparison, compare
 from refattn.testing.recipes import recipes
+from refattn.testing.reference import to_numpy
 from refattn.testing.rounding import round_to
 from refattn.testing.vectors import function_named, results
 
@@ -25,7 +26,9 @@ STATUSES = ("holds", "broken", "known", "unsupported")
 
 def mechanism_of(function: str) -> str:
     """The mechanism to which a reference function belongs: the module that it lives in."""
-    return function_named(function).__module__.split(".")[1]
+    parts = function_named(function).__module__.split(".")[1:]
+    known = vectors.mechanisms()
+    return next((name for n in range(len(parts), 0, -1) if (name := "/".join(parts[:n])) in known), parts[0])
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def _fits(arguments, dtype):
 
 def run_case(adapter: Adapter, case: CheckCase) -> Result:
     """One case: call, call again, compare."""
-    call, precision = adapter.functions[case.function], adapter.profile(case.function, case.dtype)
+    call, precision = adapter.call(case.function, case.dtype), adapter.profile(case.function, case.dtype)
     arguments = {name: cast(value, case.dtype) for name, value in case.arguments.items()}
     before = {name: copy(value) for name, value in arguments.items()}
     try:
@@ -225,6 +228,8 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
             rest = {name: value for name, value in case.arguments.items() if name != "return_lse"}
             return run_case(adapter, replace(case, clauses=without_lse, arguments=rest))
         return Result(case, "unsupported", reason=str(missing))
+    except Failed as failure:  # no refusal, even of what must be refused
+        return Result(case, "broken", failure.deviation, case.clauses[0], str(failure))
     except Exception as error:
         if case.refuses:
             return Result(case, "holds")
@@ -237,14 +242,17 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     for name, value in arguments.items():
         if isinstance(value, np.ndarray) and not np.array_equal(value, before[name], equal_nan=value.dtype.kind == "f"):
             return Result(case, "broken", "modifies an input", "BACKEND-PURE", f"{name} was changed by the call")
-    first, second = results(got), results(again)
+    try:
+        first, second = ({name: to_numpy(x) for name, x in results(returned).items()} for returned in (got, again))
+        if case.arguments.get("return_lse") and "lse" not in first:
+            raise ValueError("return_lse=True was given, and it returns no lse")
+    except (TypeError, ValueError) as error:
+        return Result(case, "broken", "wrong kind of result", case.clauses[0], str(error))
     for name, value in first.items():
-        same = np.array_equal(
-            np.asarray(value, dtype=np.float64), np.asarray(second[name], dtype=np.float64), equal_nan=True
-        )
+        same = np.array_equal(value.astype(np.float64), second[name].astype(np.float64), equal_nan=True)
         if not same:
             return Result(case, "broken", "not deterministic", "BACKEND-PURE", f"{name} differs between two calls")
-    comparisons = tuple(compare(got, case.function, precision=precision, tier="hard", **case.arguments))
+    comparisons = tuple(compare(first, case.function, precision=precision, tier="hard", **case.arguments))
     wrong = [c for c in comparisons if not c.ok]
     if not wrong:
         return Result(case, "holds", comparisons=comparisons)

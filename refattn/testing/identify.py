@@ -16,7 +16,7 @@ import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing import adapters, presets
-from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, points
+from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, applied, points
 from refattn.testing.conventions.functions import AS_ARGUMENTS
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
@@ -137,14 +137,13 @@ def _resolved(target, function, precision, layout):
     """The adapter of a target, the function to ask, and the callable itself where the layout is still to be found."""
     if isinstance(target, presets.Preset) or target in presets.names():
         preset = target if isinstance(target, presets.Preset) else presets.get(target)
-        adapter = adapters.CallableAdapter(preset.kernel, layout="reference", name=f"preset {preset.name}")
+        adapter: adapters.Adapter = adapters.CallableAdapter(
+            preset.kernel, layout="reference", name=f"preset {preset.name}"
+        )
         adapter.version = preset.version
         return adapter, "attention", preset.kernel
     given = "reference" if layout == "auto" else layout
-    if isinstance(target, str):
-        adapter = adapters.get(target, function, precision=precision, layout=given)
-    else:
-        adapter = adapters.adapt(target, function, precision=precision, layout=given)
+    adapter = adapters.adapt(target, function, precision=precision, layout=given)
     function = function or next(iter(adapter.functions))
     if function not in adapter.functions:
         raise ValueError(f"{adapter.name} has no {function}; it has {', '.join(adapter.functions)}")
@@ -166,7 +165,7 @@ class _Kernel:
         function = self.function
         if point.name in _GROUPED:
             function = "grouped_query_attention" if "grouped_query_attention" in self.calls else function
-        if self.scale is not None and point.function == "attention":
+        if self.scale is not None and point.function == "attention" and point.name != "scale/default":
             arguments = {"scale": self.scale, **arguments}
         arguments = self._with_arrays(arguments)
         given = {name: self._cast(x) for name, x in arguments.items()}
@@ -213,21 +212,21 @@ def _found(point: Point, kernel: _Kernel, before) -> Finding:
         refused = known[reason].answer in (REFUSES, NOT_ASKED, UNKNOWN)
         return _finding(point, NOT_ASKED, f"{known[reason].title}: {'no' if refused else known[reason].meaning}")
     arguments = point.ask()
-    named = [v for f in before for v in f.variants]
-    if "mask/polarity" in named and arguments.get("mask") is not None:
+    if "mask/polarity" in (v for f in before for v in f.variants) and arguments.get("mask") is not None:
         arguments["mask"] = ~arguments["mask"]  # so that the question stays what it is
     try:
         got = kernel(point, arguments)
         how = ""
     except Exception as error:  # whatever a stranger's kernel raises
         retried = _retried(point, kernel, arguments)
-        if retried is None or point.name == "scale/default":
+        if retried is None:
             return _finding(point, REFUSES, _first_line(error), own=point.own.name == REFUSES)
         got, how = retried
-    matching = [a for a in point.answers if a.name != REFUSES and _shows(point, a, got, named, arguments, kernel)]
-    if not matching:
+    fits = [(_distance(point, a, got, known, arguments), n) for n, a in enumerate(point.answers) if a.name != REFUSES]
+    away, nearest = min(fits)
+    if not away <= kernel.tolerance:
         return _finding(point, UNKNOWN, f"saw {_numbers(point.part(got))}")
-    answer = matching[0]
+    answer = point.answers[nearest]
     return _finding(point, answer.name, answer.meaning + how, own=answer is point.own, variants=answer.variants)
 
 
@@ -237,38 +236,41 @@ def _finding(point, answer, meaning, **more):
 
 def _retried(point, kernel, arguments):
     """The call again with what the kernel may want: a scale, or causality or a window as an array."""
-    if point.name == "scale/default":
+    before = kernel.scale, set(kernel.as_arrays)
+    if point.name == "mask/default":
         kernel.scale = _SCALE
     elif point.name in _ARRAYS:
         kernel.as_arrays.add(_ARRAYS[point.name])
     else:
         return None
     try:
-        return kernel(point, arguments), " (as an array)"
+        return kernel(point, arguments), " (as an array)" if point.name in _ARRAYS else ""
     except Exception:  # whatever a stranger's kernel raises
-        kernel.scale = None if point.name == "scale/default" else kernel.scale
-        kernel.as_arrays.discard(_ARRAYS.get(point.name, ""))
+        kernel.scale, kernel.as_arrays = before
         return None
 
 
-def _shows(point: Point, answer: Answer, got, named, arguments, kernel):
+def _distance(point: Point, answer: Answer, got, known, arguments) -> float:
+    """How far a result is from an answer, in units of the largest number."""
     if answer.shows:
-        return answer.shows(point.part(got))
-    want = _expected(point, answer, named, arguments)
-    return want is not None and _alike(point.part(got), point.part(want), kernel.tolerance)
+        return 0.0 if answer.shows(point.part(got)) else np.inf
+    want = _expected(point, answer, known, arguments)
+    return np.inf if want is None else distance(point.part(got), point.part(want))
 
 
-def _expected(point: Point, answer: Answer, named, arguments):
-    """What an answer gives, on top of what has been found."""
+def _expected(point: Point, answer: Answer, known, arguments):
+    """What an answer gives, on top of what has been found; None where the reference refuses or answers do not combine."""
     if answer.rewrite:
         arguments = answer.rewrite(arguments)
+    answers = {name: f.answer for name, f in known.items() if name != LAYOUT}
     try:
         if point.function == "attention":
-            others = {v for a in point.answers for v in a.variants}
-            value = attend(_ordered([*(v for v in named if v not in others), *answer.variants]), **arguments)
+            in_question = {v for a in point.answers for v in a.variants}
+            before = [v for v in applied(answers, arguments) if v not in in_question]
+            value = attend(_ordered([*answer.variants, *before]), **arguments)
         else:
-            value = _other(point.function, answer, named, arguments)
-    except (ValueError, TypeError, NotApplicable):  # the reference refuses it, or the answers do not combine
+            value = _other(point.function, answer, known, arguments)
+    except (ValueError, TypeError, NotApplicable):
         return None
     return np.asarray(results(value)[point.result], dtype=np.float64)
 
@@ -276,28 +278,29 @@ def _expected(point: Point, answer: Answer, named, arguments):
 def _ordered(named):
     """Variants in the order of the points that they answer."""
     order = [v for p in points() for a in p.answers for v in a.variants]
-    return sorted(dict.fromkeys(named), key=order.index)
+    return sorted(set(named), key=order.index)
 
 
-def _other(function, answer, named, arguments):
-    for v in named:
-        if v not in answer.variants:
-            arguments = {**arguments, **AS_ARGUMENTS.get(v, {})}
+def _other(function, answer, known, arguments):
+    """A function with one of its variants; those that were found before are said by arguments."""
+    for v in (v for f in known.values() for v in f.variants if v not in answer.variants):
+        arguments = {**arguments, **AS_ARGUMENTS.get(v, {})}
     call = function_named(function)
     if answer.variants:
         call = next(v.call for v in variants(function) if v.name == answer.variants[0])
     return call(**arguments)
 
 
-def _alike(got, want, tolerance):
+def distance(got, want) -> float:
+    """The largest difference in units of the largest number; infinite where shapes, NaN or infinities differ."""
     if got.shape != want.shape:
-        return False
+        return np.inf
     odd = ~np.isfinite(got) | ~np.isfinite(want)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
     if (odd & ~same).any():
-        return False
+        return np.inf
     size = np.max(np.abs(want[~odd]), initial=1.0)
-    return bool((np.abs(got[~odd] - want[~odd]) <= tolerance * size).all())
+    return float(np.max(np.abs(got[~odd] - want[~odd]), initial=0.0) / size)
 
 
 def _turned(call, swap=False):
@@ -331,7 +334,7 @@ def _layout(adapter, call):
             except Exception as refusal:  # whatever a stranger's kernel raises
                 error = error or refusal
                 continue
-            if any(_alike(np.asarray(got, dtype=np.float64), want, 2.0**-4) for want in wanted):
+            if any(distance(np.asarray(got, dtype=np.float64), want) <= 2.0**-4 for want in wanted):
                 meaning = {"bhnd": "(B, H, N, D)", "bnhd": "(B, N, H, D)"}[layout]
                 return Finding(LAYOUT, "axes", "ATTN-BROADCAST", layout, meaning, own=layout == "bhnd"), turned
     saw = f"refused: {_first_line(error)}" if error else "neither order of axes gives the mean over tokens"
@@ -396,7 +399,10 @@ def as_text(found: Identification, width: int = 118) -> str:
         room = width - title - 5
         said = textwrap.shorten(said, max(room - len(named), 40), placeholder=" ...")
         lines.append(f" {mark} {f.title:<{title}}  {said}{named}".rstrip())
-    lines += ["", "   as the reference   * another convention, by its variant and clause   - refused   ? none that is known"]
+    lines += [
+        "",
+        "   as the reference   * another convention, by its variant and clause   - refused   ? none that is known",
+    ]
     if left := [f.point for f in found.findings if f.answer == NOT_ASKED]:
         lines += textwrap.wrap(f"not asked, for what they need is missing: {', '.join(left)}", width)
     if found.agreements:

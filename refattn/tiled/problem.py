@@ -12,11 +12,14 @@ import numpy as np
 from refattn import backend
 from refattn.attention import check_shapes, checked_dropout, checked_scale, checked_softcap
 from refattn.masks import Mask, positions_of, visible
-from refattn.tiled.reach import Interval, Reach, reach
+from refattn.tiled.reach import Interval, Reach, reach, with_data
 
 # Chosen by measurement (tests/benchmarks/speed.py): a tile of float32 scores stays in the cache of one core, and is
-# wide enough for matrix products at full speed.
+# wide enough for matrix products at full speed. Few queries (a step of decoding) take as many more keys.
 Q_TILE, K_TILE = 256, 1024
+
+
+_CORES = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "keep": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
 
 
 @dataclass(frozen=True)
@@ -101,20 +104,11 @@ class Problem:
         """The problem of one index of the first leading axes."""
 
         def pick(x, core):
-            return x if x is None or _is_rule(x) else x[self.entry(x, core, index)]
+            if isinstance(x, Mask):
+                return with_data(x, pick)
+            return x if x is None or callable(x) else x[self.entry(x, core, index)]
 
-        cores = {
-            "q": 2,
-            "k": 2,
-            "v": 2,
-            "mask": 2,
-            "bias": 2,
-            "keep": 2,
-            "sinks": 0,
-            "q_positions": 1,
-            "k_positions": 1,
-        }
-        picked = {name: pick(getattr(self, name), core) for name, core in cores.items()}
+        picked = {name: pick(getattr(self, name), core) for name, core in _CORES.items()}
         return replace(self, **picked, index=index) if index else self
 
     # --- tiles ---
@@ -211,7 +205,7 @@ def problem_of(
         q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead, lse_lead=lse_lead,
         finite=bool(xp.all(xp.isfinite(v))),
         q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
-        k_tile=K_TILE if k_tile is None else backend.integer("k_tile", k_tile, least=1),
+        k_tile=K_TILE * max(1, Q_TILE // max(1, n)) if k_tile is None else backend.integer("k_tile", k_tile, least=1),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from refattn import backend
+from refattn import backend, masks
 from refattn.masks import Mask
 
 
@@ -75,6 +75,32 @@ def _outside(interval, otherwise):
 
 
 _COMBINED: dict[str, Callable] = {"and": _both, "or": _either, "not": _neither}
+
+
+def with_data(mask: Mask, pick: Callable) -> Mask:
+    """The rule with pick(data, axes of its own) in place of data that have leading axes: one sequence's instead of all."""
+    if mask.parts:
+        parts = [with_data(part, pick) for part in mask.parts]
+        return ~parts[0] if mask.name == "not" else parts[0] & parts[1] if mask.name == "and" else parts[0] | parts[1]
+    if mask.name not in _DATA:
+        return mask
+    given = mask.arguments
+    own = {
+        name: x
+        for name, x in given.items()
+        if name in _DATA[mask.name] and getattr(x, "ndim", 0) > _DATA[mask.name][name]
+    }
+    changed = {name: pick(x, _DATA[mask.name][name]) for name, x in own.items()}
+    return getattr(masks, mask.name)(**{**given, **changed}) if changed else mask
+
+
+_DATA = {  # the axes that a rule's data have beside leading ones
+    "padding": {"lengths": 0, "starts": 0},
+    "prefix": {"lengths": 0},
+    "global_tokens": {"tokens": 1},
+    "documents": {"ids": 1, "k_ids": 1},
+    "tree": {"parents": 1},
+}
 
 
 # --- rules by name --------------------------------------------------------------------------------------------------

@@ -84,7 +84,9 @@ def torch_multihead(weights=True):
     """torch.nn.MultiheadAttention with projections that do nothing; (B, N, H, D)."""
     import torch
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no("MultiheadAttention", scale=scale, softcap=softcap, sinks=sinks, dropout=dropout, lse=return_lse)
         b, n, heads, d = q.shape
         m, width = k.shape[1], heads * d
@@ -111,7 +113,9 @@ def torch_flex():
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no("flex_attention", softcap=softcap, sinks=sinks, dropout=dropout)
         b, heads, n, _ = q.shape
         m = k.shape[-2]
@@ -143,7 +147,9 @@ def transformers_eager():
     from transformers import masking_utils
     from transformers.models.llama.modeling_llama import eager_attention_forward
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no("eager_attention_forward", softcap=softcap, sinks=sinks, dropout=dropout, lse=return_lse)
         n, m = q.shape[-2], k.shape[-2]
         causal, window, dense = split(mask, n, m, ("causal", "window"))
@@ -187,7 +193,9 @@ def jax_dpa():
     import jax
     import jax.numpy as jnp
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no("jax.nn.dot_product_attention", softcap=softcap, sinks=sinks, dropout=dropout)
         n, m = q.shape[1], k.shape[1]
         causal, window, dense = split(mask, n, m, ("causal", "window"))
@@ -217,14 +225,23 @@ def keras_ops():
     """keras.ops.dot_product_attention; (B, N, H, D)."""
     keras = _keras()
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no("keras.ops.dot_product_attention", sinks=sinks, dropout=dropout, lse=return_lse)
         causal, _, dense = split(mask, q.shape[1], k.shape[1], ("causal",))
         return np.asarray(
             keras.ops.dot_product_attention(
-                q, k, v, bias=bias, mask=dense, scale=scale, is_causal=causal, flash_attention=False,
+                q,
+                k,
+                v,
+                bias=bias,
+                mask=dense,
+                scale=scale,
+                is_causal=causal,
+                flash_attention=False,
                 attn_logits_soft_cap=softcap,
-            )  # fmt: skip
+            )
         )
 
     return attention
@@ -234,7 +251,9 @@ def keras_layer(scores=False):
     """keras.layers.MultiHeadAttention with projections that do nothing; (B, N, H, D)."""
     keras = _keras()
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no(
             "MultiHeadAttention", bias=bias, scale=scale, softcap=softcap, sinks=sinks, dropout=dropout, lse=return_lse
         )
@@ -273,7 +292,9 @@ def mlx_fast():
 
     mx.set_default_device(mx.cpu)
 
-    def attention(q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False):
+    def attention(
+        q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, return_lse=False
+    ):
         has_no("mlx.fast.scaled_dot_product_attention", softcap=softcap, dropout=dropout, lse=return_lse)
         causal, _, dense = split(mask, q.shape[-2], k.shape[-2], ("causal",))
         term = one_term(dense, bias, "mlx.fast.scaled_dot_product_attention")
@@ -283,9 +304,11 @@ def mlx_fast():
         term = "causal" if causal else None if term is None else mx.array(term)
         return np.array(
             mx.fast.scaled_dot_product_attention(
-                *map(mx.array, (q, k, v)), mask=term,
-                sinks=None if sinks is None else mx.array(sinks.reshape(-1)), **options,
-            )  # fmt: skip
+                *map(mx.array, (q, k, v)),
+                mask=term,
+                sinks=None if sinks is None else mx.array(sinks.reshape(-1)),
+                **options,
+            )
         )
 
     return attention

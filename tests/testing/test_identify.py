@@ -14,14 +14,14 @@ from refattn.testing.variants import variants
 
 
 def test_the_reference_follows_itself_everywhere():
-    found = identify(refattn.attention)
+    found = identify(refattn.grouped_query_attention, "attention")
     assert not found.variants
     assert all(f.own for f in found.findings), [f for f in found.findings if not f.own]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float64"])
 def test_the_reference_follows_itself_in_other_precisions(precision):
-    assert all(f.own for f in identify(refattn.attention, precision=precision).findings)
+    assert all(f.own for f in identify(refattn.grouped_query_attention, "attention", precision=precision).findings)
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -34,7 +34,7 @@ def test_a_preset_called_as_a_kernel_is_identified_as_itself(name):
     assert (len(first.differ), first.agree) == (0, own.agree)  # nothing agrees with more; presets may be alike
     for f in found.findings:
         theirs = preset.layout if f.point == LAYOUT else preset.answers[f.point]
-        assert UNKNOWN == theirs or f.answer == theirs, f
+        assert theirs in (UNKNOWN, NOT_ASKED) or f.answer == theirs, f
 
 
 _ANSWERS = [(p, a) for p in points() for a in p.answers if len(a.variants) == 1 and not p.name.startswith("heads/")]

@@ -9,7 +9,7 @@ import refattn
 from refattn import masks
 from refattn.testing import catalogue, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, functions, points
-from refattn.testing.identify import _alike
+from refattn.testing.identify import distance
 from refattn.testing.presets import composed
 from refattn.testing.presets.composed import Uncombinable, attend
 from refattn.testing.variants import variants
@@ -41,9 +41,10 @@ def _values(point):
 
 @pytest.mark.parametrize("point", [p for f in functions() for p in points(f)], ids=lambda p: f"{p.function}-{p.name}")
 def test_answers_of_a_point_are_told_apart_by_its_question(point):
-    """Were two alike, the first would always be found. Eight times the widest tolerance lies between any two."""
+    """By more than the tolerance of bfloat16 in attention, of float32 in functions that differ in small numbers only."""
+    least = 2.0**-4 if point.function == "attention" else 2.0**-13
     for (one, a), (other, b) in itertools.combinations(_values(point), 2):
-        assert not _alike(a, b, 8 * 2.0**-6), (one, other)
+        assert distance(a, b) > least, (one, other)
 
 
 @pytest.mark.parametrize("point", points(), ids=lambda p: p.name)
@@ -53,9 +54,11 @@ def test_the_first_answer_is_the_reference_and_the_question_exercises_the_point(
     if point.own.name == REFUSES:
         with pytest.raises((ValueError, TypeError)):
             refattn.grouped_query_attention(**arguments)
+    elif point.own.shows:
+        assert point.own.shows(point.part(np.asarray(results(refattn.attention(**arguments))[point.result])))
     else:
         got = np.asarray(results(refattn.grouped_query_attention(**arguments))[point.result])
-        assert _alike(point.part(got), dict(_values(point))[point.own.name], 1e-12)
+        assert distance(point.part(got), dict(_values(point))[point.own.name]) < 1e-12
 
 
 def test_every_point_names_a_clause_and_variants_that_exist():
@@ -71,8 +74,10 @@ def test_the_presets_that_are_needed_are_there_each_with_its_evidence():
     assert NEEDED <= set(presets.names())
     for name in presets.names():
         p = presets.get(name)
-        assert p.title and any(digit.isdigit() for digit in p.version) or p.name == "vllm"
-        assert p.profiles and p.notes.keys() <= p.answers.keys()
+        assert p.title
+        assert p.version
+        assert p.profiles
+        assert p.notes.keys() <= p.answers.keys()
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -81,7 +86,7 @@ def test_a_preset_answers_every_question_as_it_says(name):
     for point in points():
         answer = preset.answers[point.name]
         arguments = point.ask()
-        if preset.answers["scale/default"] == REFUSES:
+        if preset.answers["scale/default"] == REFUSES and point.name != "scale/default":
             arguments = {"scale": 0.25, **arguments}
         if answer == REFUSES:
             with pytest.raises(presets.Refused):
@@ -90,15 +95,18 @@ def test_a_preset_answers_every_question_as_it_says(name):
 
 @pytest.mark.parametrize("name", presets.names())
 def test_all_variants_of_a_preset_combine(name):
+    """Every question is answered, refused by name, or refused by the reference where the preset does not know."""
     preset = presets.get(name)
     for point in points():
         try:
             preset.attention(**point.ask())
+        except Uncombinable:
+            raise
         except presets.Refused:
             continue
-        except (ValueError, TypeError) as error:  # an answer that is unknown leaves what the reference refuses
-            assert not isinstance(error, Uncombinable), point.name
-            assert UNKNOWN in preset.answers.values() or preset.answers[point.name] in (NOT_ASKED, REFUSES), point.name
+        except (ValueError, TypeError):
+            if preset.answers[point.name] not in (UNKNOWN, NOT_ASKED, REFUSES):
+                raise
 
 
 def test_variants_that_replace_one_step_are_refused(monkeypatch):
@@ -120,7 +128,7 @@ def test_without_variants_it_is_the_reference_nan_included():
 
 def test_a_window_of_keras_is_symmetric_exclusive_and_at_the_top_left():
     """Three changes of one rule, one after another."""
-    k = np.zeros((7, 4))
+    k = np.zeros((7, 7))
     w = presets.expected("keras.MultiHeadAttention", k[:3], k, np.eye(7), mask=masks.window(2, 0))
     np.testing.assert_array_equal(w > 0, np.abs(np.arange(3)[:, None] - np.arange(7)) <= 1)
 
@@ -131,11 +139,20 @@ def test_a_result_is_compared_with_a_preset():
     out = presets.expected("torch.sdpa.math", q, k, v, mask=masks.causal()).astype(np.float32)
     (own,) = presets.compare(out, "torch.sdpa.math", refattn.attention, q, k, v, mask=masks.causal())
     (other,) = presets.compare(out, "flash_attn.2", refattn.attention, q, k, v, mask=masks.causal())
-    assert own.ok and not other.ok
+    assert own.ok
+    assert not other.ok
 
 
 def test_a_name_that_is_none_is_refused_with_what_is_near():
-    with pytest.raises(ValueError, match="flash_attn.2"):
+    with pytest.raises(ValueError, match=r"flash_attn\.2"):
         presets.get("flash_attn2")
     assert "+∞" in catalogue.shown("flash_attn.2")
     assert {name for name, _ in catalogue.listing("presets")} == set(presets.names())
+
+
+def test_two_changes_of_what_comes_out_follow_one_another():
+    q, k = np.zeros((1, 2)), np.zeros((3, 2))
+    mask = np.zeros((1, 3), dtype=bool)
+    out, lse = attend(("empty_row/nan", "empty_row/lse_plus_infinity"), q, k, np.eye(3), mask, return_lse=True)
+    assert np.isnan(out).all()
+    assert np.isposinf(lse).all()

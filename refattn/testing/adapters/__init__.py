@@ -1,7 +1,7 @@
 """Adapters: real implementations behind the reference functions' signatures. A library is imported only when named.
 
 An adapter passes on what it is asked for as a user of the implementation would, and repairs nothing: what the
-implementation does with it is what the check wants to see.
+implementation does with it is what the check wants to see. docs/adapters.md says how to write one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ _KNOWN = {
     "onnx": ("onnx_reference", ("onnx",)),
     "onnxruntime": ("onnx_runtime", ("onnx", "onnxruntime")),
     "torch": ("pytorch", ("torch",)),
+    "torch.math": ("pytorch", ("torch",)),
+    "torch.flex": ("pytorch_flex", ("torch",)),
+    "torch.mha": ("pytorch_multi_head", ("torch",)),
     "jax": ("jax_nn", ("jax",)),
+    "transformers": ("transformers_eager", ("torch", "transformers")),
+    "keras": ("keras_ops", ("keras",)),
+    "mlx": ("mlx_fast", ("mlx",)),
 }
 NAMES = tuple(_KNOWN)
+PROCESS = "exec:"  # before a command: a kernel that speaks the line protocol
 LAYOUTS = ("reference", "bhnd", "bnhd")
 
 
-# Every single operation is rounded to float16: what a framework does that has no other promise for it.
+# Every single operation is rounded to the narrow format: what a framework does that has no other promise for it.
 STEPWISE = Profile(
     "float16/stepwise",
     FORMATS["float16"],
@@ -36,10 +43,33 @@ STEPWISE = Profile(
     u_exp=2.0**-10,
     eta_acc=2.0**-25,
 )
+STEPWISE_BFLOAT16 = Profile(
+    "bfloat16/stepwise",
+    FORMATS["bfloat16"],
+    scores=FORMATS["bfloat16"],
+    weights=FORMATS["bfloat16"],
+    order="eager",
+    u_acc=2.0**-8,
+    u_exp=2.0**-7,
+)
 
 
 class Unsupported(Exception):
     """The implementation has no such feature; the text says which."""
+
+
+class Failed(Exception):
+    """The implementation gave no answer: it crashed, hung or spoke nonsense.
+
+    Attributes
+    ----------
+    deviation : str
+        What it did, in the words of a report: 'crashes', 'hangs', 'garbage', ...
+    """
+
+    def __init__(self, deviation: str, text: str):
+        super().__init__(text)
+        self.deviation = deviation
 
 
 class NotInstalled(Exception):
@@ -61,6 +91,10 @@ class Adapter:
 
     def __init__(self):
         self.functions: dict[str, Callable] = {}
+
+    def call(self, function: str, dtype: str) -> Callable:
+        """The callable for inputs of a dtype. What NumPy lacks (bfloat16) arrives as float32 arrays that it holds."""
+        return self.functions[function]
 
     def dtypes(self, function: str) -> tuple[str, ...]:
         """The dtypes in which a function is checked, the most important first."""
@@ -100,6 +134,9 @@ class CallableAdapter(Adapter):
         self.precision = precision
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
+        from refattn.testing.adapters.signatures import as_declared
+
+        call = as_declared(call)
         if layout != "reference" and function in ("attention", "grouped_query_attention"):
             from refattn.testing.adapters.translation import four_axes
 
@@ -129,7 +166,7 @@ def missing(name: str) -> list[str]:
 
 
 def get(name: str, function: str | None = None, *, precision: str | None = None, layout: str = "bhnd") -> Adapter:
-    """The adapter of a known implementation, or of 'module:function'.
+    """The adapter of a known implementation, of 'module:function', or of 'exec:command', a kernel that is no Python.
 
     Raises
     ------
@@ -141,10 +178,16 @@ def get(name: str, function: str | None = None, *, precision: str | None = None,
     if name in _KNOWN:
         if absent := missing(name):
             raise NotInstalled(f"{name} needs {' and '.join(absent)}; try: pip install {' '.join(absent)}")
-        return importlib.import_module(f"{__name__}.{_KNOWN[name][0]}").adapter()
+        return importlib.import_module(f"{__name__}.{_KNOWN[name][0]}").adapter(name)
+    if name.startswith(PROCESS):
+        from refattn.testing.adapters.line_protocol import LineAdapter
+
+        return LineAdapter(name.removeprefix(PROCESS), precision=precision)
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"target is {name!r}; it must be one of {', '.join(NAMES)}, or module:function")
+        raise ValueError(
+            f"target is {name!r}; it must be one of {', '.join(NAMES)}, or module:function, or {PROCESS}command"
+        )
     call = importlib.import_module(module)
     for part in attribute.split("."):
         call = getattr(call, part)

@@ -107,6 +107,6 @@ def _compiled(function, **options):
     return jax.jit(partial(function, **options))
 
 
-def adapter() -> Jax:
+def adapter(name=None) -> Jax:
     """The adapter."""
     return Jax()

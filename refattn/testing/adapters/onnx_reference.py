@@ -36,6 +36,6 @@ def _evaluator(model):
     return lambda feeds: evaluator.run(None, feeds)
 
 
-def adapter() -> OnnxReference:
+def adapter(name=None) -> OnnxReference:
     """The adapter."""
     return OnnxReference()

@@ -43,6 +43,6 @@ def _evaluator(model):
     return lambda feeds: session.run(None, feeds)
 
 
-def adapter() -> OnnxRuntime:
+def adapter(name=None) -> OnnxRuntime:
     """The adapter."""
     return OnnxRuntime()

@@ -117,6 +117,16 @@ def points(function: str = "attention") -> list[Point]:
     return [p for p in every if p.function == function]
 
 
+def applied(answers, arguments, function: str = "attention") -> list[str]:
+    """The variants of the answers (point -> name of an answer) that a call depends on, in the order of the points."""
+    found: list[str] = []
+    for point in points(function):
+        name = answers.get(point.name, NOT_ASKED)
+        if name not in (REFUSES, UNKNOWN, NOT_ASKED) and point.exercised(arguments):
+            found += point.answer(name).variants
+    return list(dict.fromkeys(found))
+
+
 def functions() -> list[str]:
     """The functions that have decision points."""
     every = [p for module in _MODULES for p in importlib.import_module(f"{__name__}.{module}").POINTS]

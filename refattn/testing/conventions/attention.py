@@ -34,6 +34,12 @@ def call(n=5, m=5, *, heads=2, kv_heads=None, v_heads=None, d_v=D, **options):
     return {"q": q, "k": k, "v": v, **options}
 
 
+def _alike_keys():
+    """Scores of 0, whatever the scale is."""
+    arguments = call()
+    return {**arguments, "q": np.zeros_like(arguments["q"])}
+
+
 def _mask(n=5, m=5):
     """A mask that leaves every query a key, and is neither triangular nor its own transpose."""
     mask = (np.arange(n)[:, None] * 3 + np.arange(m) * 2) % 5 < 3
@@ -89,8 +95,9 @@ def rules(arguments) -> set[str]:
 
 
 def _names(mask):
-    if not mask.parts:
+    if mask.name == "not" or not mask.parts:  # causality inside a NOT is no causality
         yield mask.name
+        return
     for part in mask.parts:
         yield from _names(part)
 
@@ -181,6 +188,10 @@ def _left_on_both_sides(arguments):
     return {**arguments, "mask": both}
 
 
+def _all(test):
+    return lambda x: bool(test(x).all())
+
+
 def _finite_and_low(lse):
     return bool(np.isfinite(lse).all() and (lse < -1e3).all())
 
@@ -200,6 +211,9 @@ _MASK, _BIAS, _LSE = ("mask/boolean", None), ("bias/added", None), ("lse/base", 
 # its rules lie, and the size of a window before its anchor.
 POINTS = (
     # --- scale and shapes
+    _p("mask/default", "without a mask", "ATTN-MASK", _alike_keys,
+       lambda a: a.get("mask") is None,
+       _a("none", "every key is seen"), _a("causal", "causal", "causal/assumed")),
     _p("scale/default", "the scale, if none is given", "ATTN-SCALE", call,
        lambda a: a.get("scale") is None,
        _a("root", "1/√D"), _a("one", "1", "scale/none"), _a("one_over_d", "1/D", "scale/one_over_d")),
@@ -207,9 +221,6 @@ POINTS = (
        lambda a: a.get("scale") is not None and a["scale"] < 0,
        _a("legal", "legal"), _a("nan", "NaN: √scale on q and k", "scale/square_root_on_both"),
        _a("ignored", "ignored", "scale/ignored"), _a("absolute", "taken as positive", "scale/absolute")),
-    _p("mask/default", "without a mask", "ATTN-MASK", call,
-       lambda a: a.get("mask") is None,
-       _a("none", "every key is seen"), _a("causal", "causal", "causal/assumed")),
     _p("values/size", "values of another head size", "ATTN-VALUES", lambda: call(d_v=24),
        lambda a: a["v"].shape[-1] != a["q"].shape[-1], _a("own", "legal")),
     _p("keys/none", "no keys (M = 0)", "ATTN-EMPTY", lambda: call(3, 0),
@@ -235,7 +246,7 @@ POINTS = (
        _a("added", "added to the scores", rewrite=_mask_is(lambda mask: {"mask": None, "bias": mask * 1.0})),
        needs=(_MASK,)),
     _p("mask/empty_row", "a query that the mask leaves no key", "ATTN-EMPTY", lambda: call(mask=_no_key_for(2)),
-       _rows_without_key,
+       lambda a: _masked(a) and _rows_without_key(a),
        _a("zero", "zeros"), _a("nan", "NaN", "empty_row/nan"), _a("mean", "mean of all values", "empty_row/mean"),
        needs=(_MASK,)),
     _p("mask/poison_key", "NaN in an excluded key", "ATTN-ABSENT", lambda: _poisoned("k", "mask"),
@@ -279,7 +290,7 @@ POINTS = (
        _a("bottom_right", "bottom right"), _a("top_left", "top left", "causal/top_left"),
        needs=(("causal/square", None),), part=lambda out: out[..., 4:, :]),
     _p("causal/empty_row", "a query before the first key", "ATTN-EMPTY", lambda: call(7, 3, mask=masks.causal()),
-       lambda a: "causal" in rules(a) and _rows_without_key(a),
+       lambda a: not _masked(a) and _rows_without_key(a),
        _a("zero", "zeros"), _a("nan", "NaN", "empty_row/nan"), _a("mean", "mean of all values", "empty_row/mean"),
        needs=(("causal/more_queries", "bottom_right"),), part=lambda out: out[..., :4, :]),
     # --- window
@@ -288,8 +299,8 @@ POINTS = (
        _a("inclusive", "keys before the query"), _a("exclusive", "counts the query's own", "window/one_fewer_left"),
        _a("one_more", "one key more", "window/one_more_left"),
        _a("ignored", "ignored", "window/lost_with_causal")),
-    _p("window/right", "a window's right number", "MASK-WINDOW", lambda: call(mask=masks.window(1, 2)),
-       _looks_ahead,
+    _p("window/right", "a window's right number", "MASK-WINDOW", lambda: call(mask=masks.window(2, 3)),
+       lambda a: _looks_ahead(a) or ("causal" not in rules(a) and any(right == 0 for _, right in _windows(a.get("mask")))),
        _a("inclusive", "keys after the query"), _a("symmetric", "ignored: as left", "window/symmetric"),
        _a("symmetric_inclusive", "ignored: as left, without the query's own", rewrite=_left_on_both_sides),
        _a("causal", "ignored: none after", "window/right_ignored"), _a("one_more", "one key more", "window/one_more_right"),
@@ -300,11 +311,11 @@ POINTS = (
        needs=(("window/left", None),)),
     # --- softcap, sinks, dropout
     _p("softcap/mask", "softcap and mask", "ATTN-ORDER", lambda: call(softcap=0.5, mask=_mask()),
-       lambda a: bool(a.get("softcap")),
+       lambda a: bool(a.get("softcap")) and _masked(a),
        _a("before", "cap first"), _a("after", "cap last: excluded keys leak", "softcap/after_mask"),
        _a("ignored", "no cap", "softcap/ignored"), needs=(_MASK,)),
     _p("softcap/causal", "softcap and causality", "ATTN-ORDER", lambda: call(softcap=0.5, mask=masks.causal()),
-       lambda a: bool(a.get("softcap")) and "causal" in rules(a),
+       lambda a: bool(a.get("softcap")) and not _masked(a),
        _a("before", "cap first"), _a("after", "cap last: excluded keys leak", "softcap/after_mask"),
        _a("ignored", "no cap", "softcap/ignored"), needs=(("causal/square", None),)),
     _p("softcap/bias", "softcap and bias", "ATTN-ORDER", lambda: call(softcap=0.5, bias=2 * _bias()),
@@ -325,14 +336,16 @@ POINTS = (
        _given("return_lse", "bias"), _a("included", "includes it"), result="lse", needs=(_LSE, _BIAS)),
     _p("lse/empty_row", "the log-sum-exp of a query without a key", "ATTN-EMPTY",
        lambda: call(7, 3, mask=masks.causal(), return_lse=True),
-       lambda a: _given("return_lse")(a) and _rows_without_key(a),
-       _a("minus_infinity", "-∞"), _a("plus_infinity", "+∞", "empty_row/lse_plus_infinity"),
+       lambda a: _given("return_lse")(a) and not _masked(a) and _rows_without_key(a),
+       _a("minus_infinity", "-∞", shows=_all(np.isneginf)),
+       _a("plus_infinity", "+∞", "empty_row/lse_plus_infinity", shows=_all(np.isposinf)),
        _a("finite", "a large negative number", shows=_finite_and_low),
        result="lse", needs=(_LSE, ("causal/more_queries", "bottom_right")), part=lambda lse: lse[..., :4]),
     _p("lse/masked_row", "the log-sum-exp of a query that the mask leaves no key", "ATTN-EMPTY",
        lambda: call(mask=_no_key_for(2), return_lse=True),
        lambda a: _given("return_lse")(a) and _masked(a) and _rows_without_key(a),
-       _a("minus_infinity", "-∞"), _a("plus_infinity", "+∞", "empty_row/lse_plus_infinity"),
+       _a("minus_infinity", "-∞", shows=_all(np.isneginf)),
+       _a("plus_infinity", "+∞", "empty_row/lse_plus_infinity", shows=_all(np.isposinf)),
        _a("finite", "a large negative number", shows=_finite_and_low),
        result="lse", needs=(_LSE, _MASK), part=lambda lse: lse[..., 2:3]),
     _p("lse/sink", "the log-sum-exp with a sink", "ATTN-LSE",

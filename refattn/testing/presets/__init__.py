@@ -11,13 +11,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 
 import numpy as np
 
-from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Point, points
+from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Point, applied, points
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
 from refattn.testing.reference import in_float64, name_of
@@ -71,7 +71,11 @@ class Preset:
 
     @cached_property
     def variants(self) -> tuple[str, ...]:
-        """The variants of attention that it follows, in the order in which they are applied."""
+        """The variants of attention that it follows, in the order in which they are applied.
+
+        A variant acts in calls that exercise a point which it answers: 'empty_row/nan' for biases of -infinity leaves
+        a call without keys alone.
+        """
         found = [v for p in points() for v in self._answer(p)]
         return tuple(dict.fromkeys(found))
 
@@ -106,13 +110,14 @@ class Preset:
                 raise Refused(self.name, point, self.notes.get(point.name, ""))
             if answer not in (UNKNOWN, NOT_ASKED) and (rewrite := point.answer(answer).rewrite):
                 arguments = rewrite(arguments)
-        return attend(self.variants, **arguments)
+        return attend(applied(self.answers, arguments), **arguments)
 
     def kernel(self, q, k, v, mask=None, **options):
         """`attention` on this implementation's own axes, always four."""
         if self.layout == "bhnd":
             return self.attention(q, k, v, mask, **options)
-        result = self.attention(*(np.swapaxes(x, 1, 2) for x in (q, k, v)), mask, **options)
+        q, k, v = (np.swapaxes(x, 1, 2) for x in (q, k, v))
+        result = self.attention(q, k, v, mask, **options)
         out, *lse = result if isinstance(result, tuple) else (result,)
         out = np.swapaxes(out, 1, 2)
         return (out, *lse) if lse else out
@@ -181,9 +186,9 @@ def compare(actual, preset, function, *args, precision: str = "float32", tier: s
     name, chosen = name_of(function), profile(precision)
     args, kwargs = in_float64(args), in_float64(kwargs)
     wanted = results(expected(preset, *args, **kwargs))
-    limits = bound(function, chosen, *args, **kwargs)
+    limits = bound(name, chosen, *args, **kwargs)
     return [
-        matches._compare(name, key, np.asarray(got), replace(limits[key], value=wanted[key]), chosen, tier)
+        matches._compare(name, key, np.asarray(got), limits[key]._replace(value=wanted[key]), chosen, tier)
         for key, got in results(in_float64(actual)).items()
     ]
 
@@ -193,7 +198,7 @@ def compare(actual, preset, function, *args, precision: str = "float32", tier: s
 
 @cache
 def _read() -> dict[str, Preset]:
-    files = sorted(p for p in resources.files(__name__).iterdir() if p.name.endswith(".toml"))
+    files = sorted((f for f in resources.files(__name__).iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     found: dict[str, Preset] = {}
     for file in files:
         contents = tomllib.loads(file.read_text(encoding="utf-8"))

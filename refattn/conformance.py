@@ -1,0 +1,266 @@
+"""The specification as a pytest suite for any implementation, one test a case:
+
+    pytest --pyargs refattn.conformance --refattn-impl mypackage.kernels:flash
+
+Tests are named CLAUSE::case, so that `-k MASK-EMPTY` and `--refattn-clause 'MASK-*'` choose among them. What an
+implementation does not support is skipped, what an allow-list knows is expected to fail, and an entry of the given
+allow-list that no case needs any longer is a failure itself. `refattn_pytest` hands pytest this module.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shlex
+import sys
+from datetime import date
+
+import pytest
+
+from refattn.testing import adapters, allow
+from refattn.testing.checking import CheckCase, Result, all_cases, check, run_case, smallest
+from refattn.testing.matches import assert_matches
+from refattn.testing.reports import as_text
+
+MISSING = "nothing to judge: give --refattn-impl module:function (or torch, jax, onnxruntime, ...)"
+STATE = pytest.StashKey["State"]()
+
+
+class State:
+    """What one run judges, and what it has found."""
+
+    def __init__(self, config):
+        self.option = config.option
+        if not self.option.refattn_impl:
+            raise pytest.UsageError(f"refattn.conformance: {MISSING}")
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
+        try:
+            self.adapter = adapters.get(
+                self.option.refattn_impl,
+                self.option.refattn_function,
+                precision=self.option.refattn_precision,
+                layout=self.option.refattn_layout,
+            )
+            self.given = allow.read(self.option.refattn_allow) if self.option.refattn_allow else []
+        except Exception as error:  # whatever importing somebody's module raises
+            kind = "" if isinstance(error, ValueError | adapters.NotInstalled) else f"{type(error).__name__}: "
+            raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {kind}{error}") from None
+        self.shown: dict[tuple[str, str], str] = {}
+
+    def cases(self) -> list[CheckCase]:
+        """Every case that was asked for."""
+        patterns = self.option.refattn_clause
+        return [
+            case
+            for case in all_cases(self.adapter, None, self.option.refattn_effort, self.option.refattn_seed)
+            if not patterns or any(fnmatch.fnmatch(clause, p) for clause in case.clauses for p in patterns)
+        ]
+
+    def known(self, result: Result):
+        """The entry of an allow-list that covers a broken case, or None."""
+        entries = [*self.given, *allow.shipped()]
+        return next((entry for entry in entries if entry.covers(self.adapter.name, result)), None)
+
+    def replay(self, case: CheckCase) -> str:
+        """The command that runs one case again."""
+        words = ["refattn", "check", self.option.refattn_impl, "--case", case.id]
+        for name in ("function", "precision", "layout", "effort", "seed"):
+            value = getattr(self.option, f"refattn_{name}")
+            if value not in (None, 0, "bhnd", "standard"):
+                words += [f"--{name}", str(value)]
+        return shlex.join(words)
+
+
+def start(config):
+    """Look at the options once, early, so that a wrong one is a usage error and not a hundred test errors."""
+    config.stash[STATE] = State(config)
+    config.pluginmanager.register(Summary(config.stash[STATE]), "refattn_summary")
+
+
+class Suite(pytest.File):
+    """The suite: its clauses."""
+
+    def collect(self):
+        state = self.config.stash.get(STATE, None)
+        if state is None:
+            raise self.CollectError(MISSING)
+        by_clause: dict[str, list[CheckCase]] = {}
+        for case in state.cases():
+            by_clause.setdefault(case.clauses[0], []).append(case)
+        for clause, cases in sorted(by_clause.items()):
+            yield Clause.from_parent(self, name=clause, cases=cases)
+        mine = [entry for entry in state.given if entry.target == state.adapter.name]
+        if mine and not state.option.refattn_clause:
+            yield AllowList.from_parent(self, name="allow-list", entries=mine)
+
+
+class Clause(pytest.Collector):
+    """The cases of one clause."""
+
+    def __init__(self, *, cases, **rest):
+        super().__init__(**rest)
+        self.cases = cases
+
+    def collect(self):
+        for case in self.cases:
+            yield Case.from_parent(self, name=case.id, case=case)
+
+
+class Judged(pytest.Item):
+    """A test of this suite: it fails with a message, without a traceback."""
+
+    def repr_failure(self, excinfo, style=None):
+        """The message of a failure; a traceback only where refattn itself is at fault."""
+        if excinfo.errisinstance(pytest.fail.Exception):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self):
+        """What stands above a failure."""
+        return self.path, None, f"{self.parent.name}::{self.name}"
+
+
+class Case(Judged):
+    """One case."""
+
+    def __init__(self, *, case, **rest):
+        super().__init__(**rest)
+        self.case = case
+        self.extra_keyword_matches.update(case.clauses)
+        self.user_properties += [("clause", clause) for clause in case.clauses]
+
+    def runtest(self):
+        """Run it, and say what came of it as pytest does."""
+        state = self.config.stash[STATE]
+        result = run_case(state.adapter, self.case)
+        if result.status == "unsupported":
+            pytest.skip(f"not supported: {result.reason}")
+        if result.status != "broken":
+            return
+        if entry := state.known(result):
+            self.user_properties.append(("refattn_known", result.deviation))
+            pytest.xfail(f"{result.deviation}: {entry.reason}")
+        again = state.replay(self.case)
+        self.user_properties.append(("refattn_deviation", (result.deviation, result.clause, self.case.id, again)))
+        pytest.fail(self._message(state, result, again), pytrace=False)
+
+    def _message(self, state, result, again):
+        """The whole message for the first case of a deviation; the rest of them refer to it."""
+        first = state.shown.setdefault((self.case.function, result.deviation), self.case.id)
+        if first != self.case.id:
+            return "\n".join(
+                [f"{result.deviation}, as in {first}", result.message.splitlines()[0], f"Again: {again}"]
+            )
+        inputs = f"Inputs: {smallest(self.case)}"
+        return "\n".join([f"{result.deviation} (breaks {result.clause})", result.message, inputs, f"Again: {again}"])
+
+
+class AllowList(pytest.Collector):
+    """The entries of the allow-list that was given."""
+
+    def __init__(self, *, entries, **rest):
+        super().__init__(**rest)
+        self.entries = entries
+
+    def collect(self):
+        for number, entry in enumerate(self.entries, start=1):
+            yield Entry.from_parent(self, name=f"{number}:{entry.function}:{entry.deviation}", entry=entry)
+
+
+class Entry(Judged):
+    """An entry must be in force and still be needed: a deviation that is gone must not come back unseen."""
+
+    def __init__(self, *, entry, **rest):
+        super().__init__(**rest)
+        self.entry = entry
+
+    def runtest(self):
+        """Look for a case that needs it."""
+        state, entry = self.config.stash[STATE], self.entry
+        if entry.until < date.today():
+            pytest.fail(f"this entry ended on {entry.until}: look at the deviation again", pytrace=False)
+        if state.option.refattn_effort == "smoke":
+            pytest.skip("too few cases to tell whether it is still needed")
+        chosen = [c for c in state.cases() if c.function == entry.function and fnmatch.fnmatch(c.id, entry.cases)]
+        for case in chosen:
+            result = run_case(state.adapter, case)
+            if result.status == "broken" and entry.covers(state.adapter.name, result):
+                return
+        pytest.fail(f"none of {len(chosen)} cases shows it any longer: the entry can go", pytrace=False)
+
+
+class Summary:
+    """What the run comes to: each deviation once, and a failure where nothing could be judged."""
+
+    def __init__(self, state):
+        self.state = state
+        self.counts = {"passed": 0, "failed": 0, "known": 0, "skipped": 0}
+        self.deviations: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report):
+        """Count; with xdist this runs in the process that reports."""
+        if not report.nodeid.startswith("refattn.conformance::") or (report.when != "call" and report.passed):
+            return
+        known = hasattr(report, "wasxfail")
+        self.counts["known" if known else report.outcome] += 1
+        for name, value in report.user_properties:
+            if name == "refattn_deviation":
+                deviation, clause, *case = value
+                self.deviations.setdefault((deviation, clause), []).append(tuple(case))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session):
+        """A run in which nothing was judged is no success."""
+        if self.counts["skipped"] and self.counts["skipped"] == sum(self.counts.values()):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter):
+        """Each deviation once, with its cases counted and a command."""
+        if not any(self.counts.values()):
+            return
+        write = terminalreporter.write_line
+        terminalreporter.section(f"refattn: {self.state.adapter.name}")
+        for (deviation, clause), cases in sorted(self.deviations.items()):
+            write(f"{deviation} (breaks {clause}): {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
+            write(f"  again: {cases[0][1]}")
+        n = self.counts
+        verdict = (
+            "NONCONFORMING" if n["failed"] else "CONFORMS" if n["passed"] + n["known"] else "NOTHING WAS CHECKED"
+        )
+        write(
+            f"{verdict}: {n['passed']} hold, {n['failed']} broken, {n['known']} known, {n['skipped']} not supported",
+            green=verdict == "CONFORMS",
+            red=verdict != "CONFORMS",
+        )
+
+
+def checker(config):
+    """The fixture `refattn_check`."""
+
+    def refattn_check(target, function=None, **options):
+        given = config.option.refattn_allow
+        options = {
+            "effort": config.option.refattn_effort,
+            "seed": config.option.refattn_seed,
+            "allow": [*allow.shipped(), *(allow.read(given) if given else [])],
+            **options,
+        }
+        report = check(target, function, **options)
+        if not report.ok:
+            pytest.fail(as_text(report), pytrace=False)
+        return report
+
+    return refattn_check
+
+
+def matches(*args, **kwargs):
+    """The fixture `refattn_matches`."""
+    __tracebackhide__ = True
+    try:
+        return assert_matches(*args, **kwargs)
+    except AssertionError as verdict:
+        message = str(verdict)
+    pytest.fail(message, pytrace=False)
