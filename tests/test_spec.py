@@ -169,8 +169,8 @@ FLOORS = [
     ["positions", "norms", "feedforward"],
     ["heads"],
     ["gradients", "cache"],
-    ["tiled"],
-    ["testing", "cli"],
+    ["tiled", "latent"],
+    ["testing", "conformance", "cli"],
 ]
 
 

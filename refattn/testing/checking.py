@@ -252,7 +252,7 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         same = np.array_equal(value.astype(np.float64), second[name].astype(np.float64), equal_nan=True)
         if not same:
             return Result(case, "broken", "not deterministic", "BACKEND-PURE", f"{name} differs between two calls")
-    comparisons = tuple(compare(first, case.function, precision=precision, tier="hard", **case.arguments))
+    comparisons = tuple(compare(got, case.function, precision=precision, tier="hard", **case.arguments))
     wrong = [c for c in comparisons if not c.ok]
     if not wrong:
         return Result(case, "holds", comparisons=comparisons)

@@ -95,7 +95,7 @@ def tiled_attention_vjp(
     run(xp, sums.apart(), work)
     found = sums.arrays
     return AttentionGradients(
-        q=problem.scale * found["q"],
+        q=found["q"],
         k=found["k"],
         v=found["v"],
         bias=None if table is None else xp.reshape(found["bias"], table.shape),
@@ -198,7 +198,7 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
             d_s = _only(xp, present, d_s * slope)
         along_k += _rows(xp, d_s, present, k)
         sums.add("k", _columns(xp, d_s, present, scaled), index, keys, slice(None))
-    sums.add("q", along_k, index, rows, slice(None))
+    sums.add("q", problem.scale * along_k, index, rows, slice(None))
     sums.add("scale", xp.sum(xp.where(empty, 0.0, q * along_k), axis=(-2, -1)), index)
 
 

@@ -20,7 +20,7 @@ CASES = [
     case
     for mechanism in vectors.mechanisms()
     for case in vectors.load(mechanism)
-    if not case.refuses and case.function != "testing.round_to"
+    if not case.refuses and case.function != "testing.round_to" and mechanism != "tiled"  # tiles have attention's bound
 ]
 
 
@@ -59,6 +59,9 @@ def furthest(case, precision, call):
         ratios = [0.0]
         for name, limit in limits.items():
             assert not np.isnan(limit.hard).any()
+            if limit.value.dtype.kind != "f":
+                assert np.array_equal(got[name], limit.value)
+                continue
             fmt = profile(precision).out if name != "lse" else FORMATS["float32"]
             finite = np.isfinite(limit.value) & (np.abs(limit.value) + limit.hard <= fmt.largest)
             value = round_to(np.asarray(got[name], dtype=np.float64), fmt)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
+import torch.nn.attention.flex_attention as flex
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from refattn.testing.adapters import Unsupported
@@ -46,7 +48,7 @@ class TorchFlex(TorchBase):
             q, k, v, mask, bias=bias, q_positions=q_positions, k_positions=k_positions, grouped=grouped
         )
         shape = (*x.q.shape[:3], x.k.shape[2])
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _without_tracing():
             warnings.simplefilter("ignore")  # it says that it was not compiled
             result = flex_attention(
                 *map(self.tensor, (x.q, x.k, x.v)),
@@ -63,8 +65,8 @@ class TorchFlex(TorchBase):
     def _block_mask(self, mask, shape):
         if mask is None:
             return None
-        table = torch.tensor(np.broadcast_to(mask, shape).copy())
-        return create_block_mask(lambda b, h, i, j: table[b, h, i, j], *shape, device="cpu")
+        table = np.broadcast_to(mask, shape)
+        return _block_mask(table.tobytes(), shape)
 
     def _score_mod(self, bias, softcap, shape):
         if bias is None and not softcap:
@@ -76,6 +78,23 @@ class TorchFlex(TorchBase):
             return score if added is None else score + added[b, h, i, j]
 
         return score_mod
+
+
+@lru_cache(maxsize=4)  # making one takes longer than the attention, and each case is run twice
+def _block_mask(table, shape):
+    allowed = torch.tensor(np.frombuffer(table, dtype=bool).reshape(shape).copy())
+    return create_block_mask(lambda b, h, i, j: allowed[b, h, i, j], *shape, device="cpu")
+
+
+@contextlib.contextmanager
+def _without_tracing():
+    """Its own switch for debugging: the same operator, not traced anew for each shape, which takes 50 times as long."""
+    before = flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
+    flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
+    try:
+        yield
+    finally:
+        flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = before
 
 
 def adapter(name=None) -> TorchFlex:
