@@ -42,10 +42,10 @@ class State:
                 precision=self.option.refattn_precision,
                 layout=self.option.refattn_layout,
             )
-            self.given = allow.read(self.option.refattn_allow) if self.option.refattn_allow else []
         except Exception as error:  # whatever importing somebody's module raises
             kind = "" if isinstance(error, ValueError | adapters.NotInstalled) else f"{type(error).__name__}: "
             raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {kind}{error}") from None
+        self.given = read_allowed(self.option)
         self.shown: dict[tuple[str, str], str] = {}
 
     def cases(self) -> list[CheckCase]:
@@ -70,6 +70,14 @@ class State:
             if value not in (None, 0, "bhnd", "standard"):
                 words += [f"--{name}", str(value)]
         return shlex.join(words)
+
+
+def read_allowed(option) -> list[allow.Allowance]:
+    """The entries of the allow-list that was given."""
+    try:
+        return allow.read(option.refattn_allow) if option.refattn_allow else []
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--refattn-allow: {error}") from None
 
 
 def start(config):
@@ -223,7 +231,7 @@ class Summary:
             return
         write = terminalreporter.write_line
         terminalreporter.section(f"refattn: {self.state.adapter.name}")
-        for (deviation, clause), cases in sorted(self.deviations.items()):
+        for (deviation, clause), cases in sorted(self.deviations.items(), key=lambda item: -len(item[1])):
             write(f"{deviation} (breaks {clause}): {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
             write(f"  again: {cases[0][1]}")
         n = self.counts
@@ -241,11 +249,10 @@ def checker(config):
     """The fixture `refattn_check`."""
 
     def refattn_check(target, function=None, **options):
-        given = config.option.refattn_allow
         options = {
             "effort": config.option.refattn_effort,
             "seed": config.option.refattn_seed,
-            "allow": [*allow.shipped(), *(allow.read(given) if given else [])],
+            "allow": [*allow.shipped(), *read_allowed(config.option)],
             **options,
         }
         report = check(target, function, **options)

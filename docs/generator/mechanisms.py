@@ -27,7 +27,10 @@ ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "spec"
 
 # The order of the pages. What is not listed comes after these, by name.
-ORDER = ("softmax", "masks", "attention", "heads", "positions", "norms", "feedforward", "backend")
+ORDER = (
+    "softmax", "masks", "attention", "heads", "positions", "norms", "feedforward", "gradients", "tiled", "cache",
+    "latent/mla", "backend",
+)  # fmt: skip
 
 
 class Incomplete(Exception):

@@ -152,7 +152,9 @@ def _number(x):
     return f"{float(x):.8g}"
 
 
-def compare(actual, function, /, *args, precision="float32", tier="auto", explain=True, **kwargs) -> list[Comparison]:
+def compare(
+    actual, function, /, *args, precision="float32", tier="auto", explain=True, preset=None, **kwargs
+) -> list[Comparison]:
     """Compare a result with the reference, element by element, against the error bound of a precision.
 
     Parameters
@@ -170,12 +172,18 @@ def compare(actual, function, /, *args, precision="float32", tier="auto", explai
         auto: the statistical bound where its condition holds, else the hard one.
     explain : bool
         Whether to look for a variant that explains a failure.
+    preset : str or Preset, optional
+        Compare with what an implementation's conventions give ('flash_attn.2': `refattn list presets`) instead.
 
     Returns
     -------
     list of Comparison
         One for each result.
     """
+    if preset is not None:
+        from refattn.testing import presets
+
+        return presets.compare(actual, preset, function, *args, precision=precision, tier=tier, **kwargs)
     chosen = profile(precision)
     if tier not in TIERS:
         raise ValueError(f"tier is {tier!r}; it must be one of {', '.join(TIERS)}")
@@ -203,12 +211,14 @@ def compare(actual, function, /, *args, precision="float32", tier="auto", explai
     return comparisons
 
 
-def assert_matches(actual, function, /, *args, precision="float32", tier="auto", **kwargs) -> list[Comparison]:
+def assert_matches(
+    actual, function, /, *args, precision="float32", tier="auto", preset=None, **kwargs
+) -> list[Comparison]:
     """Raise an AssertionError that says what differs and why, unless a correct kernel could have given the result.
 
     Parameters
     ----------
-    actual, function, *args, precision, tier, **kwargs
+    actual, function, *args, precision, tier, preset, **kwargs
         As for `compare`.
 
     Returns
@@ -226,7 +236,7 @@ def assert_matches(actual, function, /, *args, precision="float32", tier="auto",
         ...
     AssertionError: attention: 40 of 40 elements lie outside ...
     """
-    comparisons = compare(actual, function, *args, precision=precision, tier=tier, **kwargs)
+    comparisons = compare(actual, function, *args, precision=precision, tier=tier, preset=preset, **kwargs)
     wrong = [c for c in comparisons if not c.ok]
     if wrong:
         raise AssertionError("\n".join(map(str, wrong)))

@@ -7,7 +7,7 @@ import pytest
 
 import refattn
 from refattn import masks
-from refattn.testing import catalogue, presets
+from refattn.testing import assert_matches, catalogue, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, functions, points
 from refattn.testing.identify import distance
 from refattn.testing.presets import composed
@@ -156,3 +156,13 @@ def test_two_changes_of_what_comes_out_follow_one_another():
     out, lse = attend(("empty_row/nan", "empty_row/lse_plus_infinity"), q, k, np.eye(3), mask, return_lse=True)
     assert np.isnan(out).all()
     assert np.isposinf(lse).all()
+
+
+def test_a_result_can_be_compared_with_what_its_implementation_means():
+    q, k, v = np.random.default_rng(0).normal(size=(3, 1, 2, 5, 8))
+    k, v = np.concatenate([k, k], axis=2), np.concatenate([v, v], axis=2)
+    top_left = refattn.attention(q, k, v, masks.causal(), q_positions=np.arange(5))
+    asked = (top_left, refattn.attention, q, k, v, masks.causal())
+    assert_matches(*asked, precision="float64", preset="torch.sdpa.math")
+    with pytest.raises(AssertionError, match="causal/top_left"):
+        assert_matches(*asked, precision="float64")
