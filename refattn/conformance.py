@@ -249,14 +249,10 @@ def checker(config):
     """The fixture `refattn_check`."""
 
     def refattn_check(target, function=None, **options):
-        options = {
-            "effort": config.option.refattn_effort,
-            "seed": config.option.refattn_seed,
-            "allow": [*allow.shipped(), *read_allowed(config.option)],
-            **options,
-        }
-        report = check(target, function, **options)
-        if not report.ok:
+        given = [*options.pop("allow", []), *read_allowed(config.option)]
+        options = {"effort": config.option.refattn_effort, "seed": config.option.refattn_seed, **options}
+        report = check(target, function, allow=[*given, *allow.shipped()], **options)
+        if not report.ok or any(entry in given for entry in report.stale):
             pytest.fail(as_text(report), pytrace=False)
         return report
 

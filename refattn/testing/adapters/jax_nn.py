@@ -52,7 +52,11 @@ class Jax(FrameworkAdapter):
         """Those of its users; on the CPU, XLA has no product of float16 that dot_product_attention asks for."""
         if function.endswith("_vjp"):
             return ("float32", "float64")
-        narrow = ("bfloat16",) if function.endswith("attention") and jax.default_backend() == "cpu" else ("bfloat16", "float16")
+        narrow = (
+            ("bfloat16",)
+            if function.endswith("attention") and jax.default_backend() == "cpu"
+            else ("bfloat16", "float16")
+        )
         return ("float32", "float64", *narrow)
 
     def profile(self, function, dtype):
@@ -66,7 +70,9 @@ class Jax(FrameworkAdapter):
         return {
             "device": jax.default_backend(),
             "matmul precision": str(jax.config.jax_default_matmul_precision),
-            "compiled": "as JAX does" if self.options is None else "quickly, " + ", ".join(map("{0[0]}={0[1]}".format, self.options.items())),
+            "compiled": "as JAX does"
+            if self.options is None
+            else "quickly, " + ", ".join(map("{0[0]}={0[1]}".format, self.options.items())),
         }
 
     def tensor(self, x):
@@ -156,10 +162,14 @@ def _pulled(d_out, mask, *, scale, lead, shapes, rules, **given):
     def call(inputs, scale):
         parts = {}
         for name, shape in shapes:
-            whole = jnp.broadcast_to(inputs[name], (*lead, *inputs[name].shape[-2:])) if name != "bias" else inputs[name]
+            whole = (
+                jnp.broadcast_to(inputs[name], (*lead, *inputs[name].shape[-2:])) if name != "bias" else inputs[name]
+            )
             parts[name] = jnp.reshape(whole, shape)
         q, k, v = (jnp.swapaxes(parts[name], 1, 2) for name in "qkv")
-        return jnp.swapaxes(jax.nn.dot_product_attention(q, k, v, parts.get("bias"), mask, scale=scale, **dict(rules)), 1, 2)
+        return jnp.swapaxes(
+            jax.nn.dot_product_attention(q, k, v, parts.get("bias"), mask, scale=scale, **dict(rules)), 1, 2
+        )
 
     _, pull = jax.vjp(call, given, scale)
     gradients, d_scale = pull(d_out)

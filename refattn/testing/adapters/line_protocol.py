@@ -74,7 +74,9 @@ class LineAdapter(Adapter):
         if precision is not None:
             chosen = profile(precision)
             self._precisions = {chosen.out.name: precision}
-        self.functions = {function: self.call(function, next(iter(self._precisions))) for function in hello["functions"]}
+        self.functions = {
+            function: self.call(function, next(iter(self._precisions))) for function in hello["functions"]
+        }
 
     def call(self, function, dtype):
         """The function on inputs of a dtype, in the kernel."""
@@ -254,7 +256,7 @@ def _checked_hello(hello: dict) -> dict:
         except (AttributeError, TypeError):
             raise ValueError(f"it offers {function!r}, which is no reference function") from None
     if not isinstance(full.get("dtypes"), dict) or not full["dtypes"]:
-        raise ValueError("'dtypes' must say the precision profile of each dtype: {\"float32\": \"float32\"}")
+        raise ValueError('\'dtypes\' must say the precision profile of each dtype: {"float32": "float32"}')
     for dtype, precision in full["dtypes"].items():
         if dtype not in _FLOATS:
             raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(_FLOATS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
@@ -11,7 +12,16 @@ import numpy as np
 from refattn.testing.adapters import STEPWISE, STEPWISE_BFLOAT16, Unsupported
 from refattn.testing.adapters.frameworks import FrameworkAdapter, unavailable
 from refattn.testing.adapters.translation import attention_call, trailing
+from refattn.testing.profiles import PROFILES
+from refattn.testing.rounding import FORMATS, Format
 
+# The queries are multiplied by the scale in their own dtype, to which the scale was rounded before.
+_SCALED = {
+    name: replace(
+        PROFILES[f"{name}/eager"], name=f"{name}/eager, q scaled", operands=Format(f"{name}, rounded twice", *f)
+    )
+    for name, f in {"float16": (10, -14, 65504.0), "bfloat16": (7, -126, FORMATS["bfloat16"].largest)}.items()
+}
 _SDPA = "mlx.core.fast.scaled_dot_product_attention"
 
 
@@ -46,9 +56,9 @@ class Mlx(FrameworkAdapter):
         return ("float32", "bfloat16", "float16")
 
     def profile(self, function, dtype):
-        """The scale multiplies the queries, which are rounded; everything else is steps in the dtype of the inputs."""
+        """The scaled queries are rounded, and scores and weights; everything else is steps in the dtype of the inputs."""
         if "attention" in function:
-            return f"{dtype}/eager"
+            return _SCALED.get(dtype, f"{dtype}/eager")
         return {"float16": STEPWISE, "bfloat16": STEPWISE_BFLOAT16}.get(dtype, dtype)
 
     def environment(self):

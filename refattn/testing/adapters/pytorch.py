@@ -196,9 +196,12 @@ class TorchMath(Torch):
         keep, rate = (None, 0.0) if dropout is None else dropout
         if keep is not None:
             keep = torch.tensor(np.broadcast_to(keep, (*q.shape[:-1], k.shape[-2])).copy()).reshape(*x.q.shape[:3], -1)
+        q4, k4, v4, term = map(self.tensor, (x.q, x.k, x.v, x.term()))
+        if term is not None and term.dtype == torch.bool:  # scaled_dot_product_attention does this before it calls
+            term = torch.where(term, torch.zeros((), dtype=q4.dtype), -torch.inf)
         with torch.inference_mode():
             out, weights = torch.ops.aten._scaled_dot_product_attention_math(
-                *map(self.tensor, (x.q, x.k, x.v)), attn_mask=self.tensor(x.term()), dropout_p=float(rate),
+                q4, k4, v4, attn_mask=term, dropout_p=float(rate),
                 is_causal=x.causal, dropout_mask=keep, scale=None if scale is None else float(scale),
             )  # fmt: skip
         stages = {"out": x.restore(self.numpy(out))}

@@ -44,9 +44,7 @@ class TorchFlex(TorchBase):
         for name, value in (("sinks", sinks), ("dropout", dropout)):
             if value is not None:
                 raise Unsupported(f"flex_attention has no {name}")
-        x = attention_call(
-            q, k, v, mask, bias=bias, q_positions=q_positions, k_positions=k_positions, grouped=grouped
-        )
+        x = attention_call(q, k, v, mask, bias=bias, q_positions=q_positions, k_positions=k_positions, grouped=grouped)
         shape = (*x.q.shape[:3], x.k.shape[2])
         with warnings.catch_warnings(), torch.no_grad(), _without_tracing():
             warnings.simplefilter("ignore")  # it says that it was not compiled

@@ -29,8 +29,8 @@ def as_declared(call):
     @functools.wraps(call)
     def wrapped(*args, **options):
         given = {name: value for name, value in options.items() if value is not None}
-        if foreign := sorted(set(given) - names):
-            raise Unsupported(f"it takes no {' and no '.join(foreign)}")
+        if foreign := set(given) - names:
+            raise Unsupported(f"it takes no {min(foreign)}")
         return call(*args, **given)
 
     return _not_implemented(wrapped)

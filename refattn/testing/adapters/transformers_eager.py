@@ -81,9 +81,7 @@ class Transformers(TorchBase):
         if dropout is not None:
             raise Unsupported(f"{_EAGER} draws its dropout itself")
         unavailable(_EAGER, softcap=softcap or None, sinks=sinks, log_sum_exp=return_lse)
-        x = attention_call(
-            q, k, v, mask, bias=bias, q_positions=q_positions, k_positions=k_positions, grouped=grouped
-        )
+        x = attention_call(q, k, v, mask, bias=bias, q_positions=q_positions, k_positions=k_positions, grouped=grouped)
         q4, k4, v4, bias4 = map(self.tensor, (x.q, x.k, x.v, x.bias))
         term = bias4
         if x.mask is not None:

@@ -96,9 +96,12 @@ def _twice(x):
 
 
 def gamma(n, u):
-    """γ_n = n·u / (1 - n·u): the relative error of n successive roundings. Source: Higham 2002, lemma 3.1."""
-    nu = np.asarray(n, dtype=np.float64) * u
-    return np.where(nu < 1.0, nu / np.maximum(1.0 - nu, 1e-300), np.inf)  # from 1 on nothing is left to rely on
+    """γ_n = (1 - u)^-n - 1: the relative error of n successive roundings, each a factor 1 + δ or its inverse.
+
+    It is at most n·u / (1 - n·u), the usual form (Higham 2002, lemma 3.1), and finite for any n.
+    """
+    with np.errstate(over="ignore"):
+        return np.expm1(-np.asarray(n, dtype=np.float64) * np.log1p(-u))
 
 
 def rounded(value, error, fmt):
