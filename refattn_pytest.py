@@ -12,18 +12,26 @@ SUITE = "refattn.conformance"
 def pytest_addoption(parser):
     group = parser.getgroup("refattn", "refattn: judge an implementation of attention")
     group.addoption(
-        "--refattn-impl", metavar="TARGET", help=f"what {SUITE} judges: module:function, or torch, jax, onnxruntime, ..."
+        "--refattn-impl",
+        metavar="TARGET",
+        help=f"what {SUITE} judges: module:function, or torch, jax, onnxruntime, ...",
     )
     group.addoption(
         "--refattn-function", metavar="NAME", help="the reference function it implements (default: attention)"
     )
     group.addoption("--refattn-precision", metavar="NAME", help="what it promises to round (default: float32)")
     group.addoption("--refattn-layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes it takes")
-    group.addoption("--refattn-effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases")
+    group.addoption(
+        "--refattn-effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases"
+    )
     group.addoption("--refattn-seed", type=int, default=0, metavar="N", help="of the random cases")
     group.addoption("--refattn-allow", metavar="FILE", help="a TOML file of deviations that are known")
     group.addoption(
-        "--refattn-clause", action="append", default=[], metavar="PATTERN", help="only these clauses, as MASK-* (repeatable)"
+        "--refattn-clause",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only these clauses, as MASK-* (repeatable)",
     )
 
 

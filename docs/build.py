@@ -98,7 +98,7 @@ def static(book, parts):
         if OUT in source.parents:
             continue
         path = source.relative_to(DOCS).as_posix()
-        path = {"bounds.md": "kit/bounds.md", "power.md": "kit/power.md"}.get(path, path)
+        path = {name: f"kit/{name}" for name in ("adapters.md", "bounds.md", "power.md")}.get(path, path)
         text = Page(book, path).markdown(source.read_text(encoding="utf-8"))
         for mark in re.findall(r"<!-- build: ?(.*?) ?-->", text):
             if mark not in parts:
@@ -122,7 +122,14 @@ def navigation(found, pages):
     groups = {
         "Start": ["index.md", "reading.md", "conventions.md"],
         "Mechanisms": [m.path for m in found],
-        "Kit": ["kit/index.md", "kit/bounds.md", "kit/power.md", "kit/variants.md", "kit/implementations.md"],
+        "Kit": [
+            "kit/index.md",
+            "kit/adapters.md",
+            "kit/bounds.md",
+            "kit/power.md",
+            "kit/variants.md",
+            "kit/implementations.md",
+        ],
         "For implementers": ["implementers/index.md", "implementers/clauses.md", "implementers/flags.md"],
         "Errata": ["errata.md"],
     }

@@ -5,11 +5,10 @@ pytest test_torch_kernel.py
 """
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
+from hypothesis import given, settings
 
 import refattn
-from hypothesis import given, settings
 from refattn.testing import assert_matches
 from refattn.testing.strategies import attention_cases
 

@@ -9,17 +9,45 @@ import argparse
 import os
 import sys
 
-PASS, NONCONFORMING, USAGE, UNAVAILABLE = 0, 1, 2, 3
+PASS, NONCONFORMING, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 EPILOG = """\
-exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available
+exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available,
+130 interrupted (what was found until then is reported)
 
 examples:
   refattn check onnxruntime
+  refattn check --all --html report.html
   refattn check mypackage.kernels:flash --precision bfloat16 --layout bnhd
   refattn identify mypackage.kernels:flash
+  refattn replay attention.causal_wide.float32 --impl torch
   refattn show MASK-EMPTY
   refattn show "causal() & window(3, 0)"
+"""
+
+CHECK_EPILOG = """\
+allow-lists are TOML: tables [[allow]] with target, function, deviation, reason, until (a date) and perhaps cases (a
+pattern of ids). An entry counts until its date. With --allow, a list that is out of date fails the check: an entry that
+has expired, that names a function or cases which do not exist, or (where all cases are run) whose deviation no longer
+shows; --no-strict only mentions it. The list that comes with refattn is only mentioned unless --strict is given,
+because it was measured with one version of a library and you may have another.
+
+exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available,
+130 interrupted (what was found until then is reported). With --all it is the worst of all implementations.
+
+examples:
+  refattn check onnxruntime
+  refattn check --all --html report.html
+  refattn check mypackage.kernels:flash --precision bfloat16 --layout bnhd --junit report.xml
+  refattn check mypackage.kernels:flash --case 'attention.causal*' --allow known.toml
+"""
+
+REPLAY_EPILOG = """\
+exit codes as for check
+
+examples:
+  refattn replay attention.causal_wide.float32 --impl torch
+  refattn replay attention.causal_wide.float32 mypackage.kernels:flash --minimize
 """
 
 
@@ -43,9 +71,19 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
 
-    check = commands.add_parser("check", help="check an implementation against the specification")
+    check = commands.add_parser(
+        "check",
+        help="check an implementation against the specification",
+        description="Check an implementation against the specification, clause by clause.",
+        epilog=CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("--all", action="store_true", help="every adapter that is installed, with a matrix at the end")
     check.add_argument(
-        "target", help="onnxruntime, onnx, torch, jax, or module:function with the reference function's signature"
+        "target",
+        nargs="?",
+        help="an adapter (refattn list targets), module:function with the reference function's signature, or"
+        " 'exec:COMMAND', a program that speaks the line protocol (docs/adapters.md)",
     )
     check.add_argument("--function", help="which reference function module:function implements (default: attention)")
     check.add_argument("--mechanism", help="check only the functions of this mechanism (refattn list)")
@@ -57,9 +95,15 @@ def parser() -> argparse.ArgumentParser:
         "--case", default="*", metavar="PATTERN", help="only cases whose id matches, as a failure prints it"
     )
     check.add_argument("--allow", metavar="FILE", help="a TOML file of known deviations, besides the shipped ones")
+    check.add_argument(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        help="fail where an allow-list is out of date (default: with --allow; see below)",
+    )
     check.add_argument("--no-known", action="store_true", help="judge without the shipped list of known deviations")
     check.add_argument("--json", metavar="FILE", help="write the report as JSON ('-' for standard output)")
     check.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
+    check.add_argument("--html", metavar="FILE", help="write the report as one HTML page")
     check.add_argument("--verbose", action="store_true", help="explain known deviations too")
 
     identify = commands.add_parser(
@@ -74,6 +118,28 @@ def parser() -> argparse.ArgumentParser:
     identify.add_argument("--layout", choices=["auto", "bhnd", "bnhd", "reference"], default="auto", help="its axes")
     identify.add_argument("--precision", default="float32", help="the format of its inputs (refattn list precisions)")
     identify.add_argument("--json", action="store_true", help="print JSON")
+
+    replay = commands.add_parser(
+        "replay",
+        help="run one case again, in full",
+        description="Run one case again by its id, and say what it is given and what comes of it.",
+        epilog=REPLAY_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    replay.add_argument("id", help="the case, as a report prints it")
+    replay.add_argument("target", nargs="?", help="the implementation, as for check")
+    replay.add_argument("--impl", metavar="TARGET", help="the same")
+    replay.add_argument("--function", help="which reference function module:function implements (default: attention)")
+    replay.add_argument(
+        "--layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes that module:function wants"
+    )
+    replay.add_argument("--precision", help="what module:function promises to round and where (default: float32)")
+    replay.add_argument("--effort", choices=["smoke", "standard", "full"], default="standard", help="of that check")
+    replay.add_argument("--seed", type=int, default=0, help="of that check")
+    replay.add_argument("--save", metavar="FILE", help="write inputs, expected results and bounds as .npz")
+    replay.add_argument(
+        "--minimize", action="store_true", help="find the smallest case that fails so, and print it as a program"
+    )
 
     listing = commands.add_parser("list", help="list mechanisms, functions, clauses, variants, targets or profiles")
     listing.add_argument(
@@ -102,7 +168,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is None:
             top.print_help()
             return USAGE
-        return {"check": _check, "identify": _identify, "list": _list, "show": _show}[options.command](options)
+        return {"check": _check, "replay": _replay, "identify": _identify, "list": _list, "show": _show}[
+            options.command
+        ](options)
+    except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
+        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PASS
@@ -117,18 +187,31 @@ def _color():
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
-def _check(options):
-    from refattn.testing import adapters, allow, reports
-    from refattn.testing.checking import check
+def _found(options, name):
+    """The adapter that was named, or the exit code with which the command ends."""
+    from refattn.testing import adapters
 
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
     try:
-        target = adapters.get(options.target, options.function, precision=options.precision, layout=options.layout)
+        return adapters.get(name, options.function, precision=options.precision, layout=options.layout)
     except adapters.NotInstalled as error:
         return _fail(error, UNAVAILABLE)
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         return _fail(error, USAGE)
+
+
+def _check(options):
+    if options.all == (options.target is not None):
+        return _fail("check takes a target, or --all for every adapter that is installed", USAGE)
+    if options.all:
+        return _check_all(options)
+    from refattn.testing import allow, reports
+    from refattn.testing.checking import check
+
+    target = _found(options, options.target)
+    if isinstance(target, int):
+        return target
     try:
         known = [] if options.no_known else allow.shipped()
         if options.allow:
@@ -140,17 +223,83 @@ def _check(options):
             seed=options.seed,
             only=options.case,
             allow=known,
+            strict=bool(options.allow) if options.strict is None else options.strict,
             progress=reports.progress_on(),
         )
+        for option in ("function", "precision", "layout"):
+            if ":" in options.target:
+                report.options[option] = getattr(options, option)
+        if options.json:
+            _write(options.json, reports.as_json(report))
+        if options.junit:
+            _write(options.junit, reports.as_junit(report))
+        if options.html:
+            _write(options.html, reports.as_html([reports.as_document(report)]))
     except (ValueError, OSError) as error:
         return _fail(error, USAGE)
-    if options.json:
-        _write(options.json, reports.as_json(report))
-    if options.junit:
-        _write(options.junit, reports.as_junit(report))
-    if options.json != "-":
+    if "-" not in (options.json, options.junit, options.html):
         print(reports.as_text(report, color=_color(), verbose=options.verbose))
-    return PASS if report.ok else NONCONFORMING
+    return INTERRUPTED if report.interrupted else PASS if report.ok else NONCONFORMING
+
+
+def _check_all(options):
+    from refattn.testing import adapters, reports
+    from refattn.testing.everything import check_all
+
+    names = adapters.installed()
+    if not names:
+        return _fail(
+            f"no adapter's library is installed; there are adapters for {', '.join(adapters.NAMES)}", UNAVAILABLE
+        )
+    if options.function or options.precision or options.junit:
+        return _fail("--all goes with neither --function, --precision nor --junit", USAGE)
+    words = ["--effort", options.effort, "--seed", str(options.seed), "--case", options.case]
+    words += ["--mechanism", options.mechanism] if options.mechanism else []
+    words += ["--allow", options.allow] if options.allow else []
+    words += ["--no-known"] if options.no_known else []
+    words += [] if options.strict is None else ["--strict" if options.strict else "--no-strict"]
+    found = check_all(names, words)
+    try:
+        if options.json:
+            import json
+
+            _write(options.json, json.dumps({"schema": reports.SCHEMA, "reports": found.documents}, indent=1))
+        if options.html and found.documents:
+            _write(options.html, reports.as_html(found.documents))
+    except OSError as error:
+        return _fail(error, USAGE)
+    if "-" not in (options.json, options.html):
+        print(found.text(verbose=options.verbose))
+    return found.code
+
+
+def _replay(options):
+    from refattn.testing import replay
+
+    if (options.target is None) == (options.impl is None):
+        return _fail("replay takes the implementation once: refattn replay ID --impl TARGET", USAGE)
+    name = options.target or options.impl
+    adapter = _found(options, name)
+    if isinstance(adapter, int):
+        return adapter
+    try:
+        case = replay.find(adapter, options.id, options.effort, options.seed)
+        if options.save:
+            replay.save(options.save, adapter, case)
+    except (LookupError, OSError) as error:
+        return _fail(error.args[0] if isinstance(error, LookupError) else error, USAGE)
+    result = replay.run_case(adapter, case)
+    print(replay.described(adapter, result))
+    if options.save:
+        print(f"\nwritten to {options.save}: the inputs, the expected results and their bounds")
+    if options.minimize and result.status == "broken":
+        given = (
+            {"function": options.function, "precision": options.precision, "layout": options.layout}
+            if ":" in name
+            else {}
+        )
+        print("\n" + replay.told_minimal(adapter, result, name, given))
+    return NONCONFORMING if result.status == "broken" else PASS
 
 
 def _write(place, text):

@@ -46,16 +46,27 @@ class State:
             kind = "" if isinstance(error, ValueError | adapters.NotInstalled) else f"{type(error).__name__}: "
             raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {kind}{error}") from None
         self.given = read_allowed(self.option)
+        self.cases = self._cases()
         self.shown: dict[tuple[str, str], str] = {}
 
-    def cases(self) -> list[CheckCase]:
+    def _cases(self) -> list[CheckCase]:
         """Every case that was asked for."""
+        try:
+            cases = list(all_cases(self.adapter, None, self.option.refattn_effort, self.option.refattn_seed))
+        except ValueError as error:  # an unknown precision
+            raise pytest.UsageError(f"refattn: {error}") from None
+        if not cases:
+            raise pytest.UsageError(
+                f"--refattn-function {self.option.refattn_function}: no cases for it; try: refattn list functions"
+            )
         patterns = self.option.refattn_clause
-        return [
-            case
-            for case in all_cases(self.adapter, None, self.option.refattn_effort, self.option.refattn_seed)
-            if not patterns or any(fnmatch.fnmatch(clause, p) for clause in case.clauses for p in patterns)
-        ]
+        if not patterns:
+            return cases
+        chosen = [c for c in cases if any(fnmatch.fnmatch(clause, p) for clause in c.clauses for p in patterns)]
+        if not chosen:
+            clauses = ", ".join(sorted({clause for case in cases for clause in case.clauses}))
+            raise pytest.UsageError(f"--refattn-clause {' '.join(patterns)}: there are cases of {clauses}")
+        return chosen
 
     def known(self, result: Result):
         """The entry of an allow-list that covers a broken case, or None."""
@@ -94,7 +105,7 @@ class Suite(pytest.File):
         if state is None:
             raise self.CollectError(MISSING)
         by_clause: dict[str, list[CheckCase]] = {}
-        for case in state.cases():
+        for case in state.cases:
             by_clause.setdefault(case.clauses[0], []).append(case)
         for clause, cases in sorted(by_clause.items()):
             yield Clause.from_parent(self, name=clause, cases=cases)
@@ -126,7 +137,7 @@ class Judged(pytest.Item):
 
     def reportinfo(self):
         """What stands above a failure."""
-        return self.path, None, f"{self.parent.name}::{self.name}"
+        return self.path, None, self.nodeid.removeprefix("refattn.conformance::").replace("::", ": ")
 
 
 class Case(Judged):
@@ -157,9 +168,7 @@ class Case(Judged):
         """The whole message for the first case of a deviation; the rest of them refer to it."""
         first = state.shown.setdefault((self.case.function, result.deviation), self.case.id)
         if first != self.case.id:
-            return "\n".join(
-                [f"{result.deviation}, as in {first}", result.message.splitlines()[0], f"Again: {again}"]
-            )
+            return "\n".join([f"{result.deviation}, as in {first}", result.message.splitlines()[0], f"Again: {again}"])
         inputs = f"Inputs: {smallest(self.case)}"
         return "\n".join([f"{result.deviation} (breaks {result.clause})", result.message, inputs, f"Again: {again}"])
 
@@ -190,7 +199,7 @@ class Entry(Judged):
             pytest.fail(f"this entry ended on {entry.until}: look at the deviation again", pytrace=False)
         if state.option.refattn_effort == "smoke":
             pytest.skip("too few cases to tell whether it is still needed")
-        chosen = [c for c in state.cases() if c.function == entry.function and fnmatch.fnmatch(c.id, entry.cases)]
+        chosen = [c for c in state.cases if c.function == entry.function and fnmatch.fnmatch(c.id, entry.cases)]
         for case in chosen:
             result = run_case(state.adapter, case)
             if result.status == "broken" and entry.covers(state.adapter.name, result):
@@ -235,9 +244,7 @@ class Summary:
             write(f"{deviation} (breaks {clause}): {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
             write(f"  again: {cases[0][1]}")
         n = self.counts
-        verdict = (
-            "NONCONFORMING" if n["failed"] else "CONFORMS" if n["passed"] + n["known"] else "NOTHING WAS CHECKED"
-        )
+        verdict = "NONCONFORMING" if n["failed"] else "CONFORMS" if n["passed"] + n["known"] else "NOTHING WAS CHECKED"
         write(
             f"{verdict}: {n['passed']} hold, {n['failed']} broken, {n['known']} known, {n['skipped']} not supported",
             green=verdict == "CONFORMS",

@@ -108,3 +108,38 @@ def test_a_kernel_in_the_present_folder_is_found(tmp_path):
 def test_the_module_runs_as_a_program():
     assert run("--version").stdout.startswith("refattn ")
     assert run("check", "nonsense").returncode == 2
+
+
+def test_a_page_for_people_is_written(tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main(["check", "refattn:softmax", "--function", "softmax", "--effort", "smoke", "--html", str(page)]) == 0
+    assert "<!doctype html>" in page.read_text()
+    assert "CONFORMS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 1), (["--no-strict"], 0), (["--strict"], 1)])
+def test_an_allow_list_of_ones_own_is_strict_unless_told_otherwise(flags, code, tmp_path, capsys):
+    path = tmp_path / "known.toml"
+    entry = '[[allow]]\ntarget = "refattn:softmax"\nfunction = "softmax"\ndeviation = "x"\nreason = "r"\nuntil = 2020-01-01\n'
+    path.write_text(entry)
+    arguments = ["check", "refattn:softmax", "--function", "softmax", "--allow", str(path), *flags]
+    assert main(arguments) == code
+    assert "expired on 2020-01-01" in capsys.readouterr().out
+
+
+def test_all_runs_what_is_installed_and_ends_with_a_matrix(tmp_path, capsys, monkeypatch):
+    from refattn.testing import adapters
+
+    monkeypatch.setattr(adapters, "installed", lambda: ["refattn:attention", TOP_LEFT])
+    path = tmp_path / "all.json"
+    assert main(["check", "--all", "--effort", "smoke", "--json", str(path)]) == 1
+    shown = capsys.readouterr()
+    assert "[2/2]" in shown.err
+    assert "ATTN-ALIGN" in shown.out
+    assert "BROKEN" in shown.out
+    assert "causal/top_left" in shown.out
+    assert len(json.loads(path.read_text())["reports"]) == 2
+    assert main(["check", "--all", "torch"]) == 2
+
+
+TOP_LEFT = "tests.testing.test_checking:top_left"

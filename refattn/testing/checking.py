@@ -5,111 +5,28 @@ from __future__ import annotations
 import fnmatch
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from refattn.masks import Mask
-from refattn.testing import vectors
-from refattn.testing.adapters import Adapter, Failed, Unsupported
-from refattn.testing.allow import Allowance
+from refattn.testing import consistency, vectors
+from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
+from refattn.testing.allow import Allowance, problems
 from refattn.testing.layouts import in_dtype
-from refattn.testing.matches import SMALL_VALUES, Comparison, compare
+from refattn.testing.matches import FITS, SMALL_VALUES, Comparison, compare
+from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
 from refattn.testing.rounding import round_to
+from refattn.testing.stages import stages_of, told
 from refattn.testing.vectors import function_named, results
 
+__all__ = [
+    "EFFORTS", "STATUSES", "CheckCase", "Report", "Result", "all_cases", "check", "mechanism_of", "run_case", "smallest",
+]  # fmt: skip
+
 EFFORTS = ("smoke", "standard", "full")
-STATUSES = ("holds", "broken", "known", "unsupported")
-
-
-def mechanism_of(function: str) -> str:
-    """The mechanism to which a reference function belongs: the module that it lives in."""
-    parts = function_named(function).__module__.split(".")[1:]
-    known = vectors.mechanisms()
-    return next((name for n in range(len(parts), 0, -1) if (name := "/".join(parts[:n])) in known), parts[0])
-
-
-@dataclass(frozen=True)
-class CheckCase:
-    """One call that an implementation must answer as the reference does."""
-
-    id: str
-    function: str
-    clauses: tuple[str, ...]
-    dtype: str
-    arguments: dict
-    refuses: bool = False
-    comment: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of one case.
-
-    Attributes
-    ----------
-    case : CheckCase
-    status : {"holds", "broken", "known", "unsupported"}
-        known: it deviates as an allow-list says.
-    deviation : str
-        What is different: a variant's name, 'refuses valid input', 'accepts wrong input', 'not deterministic', ...
-    clause : str
-        The clause that is broken.
-    message : str
-        For people.
-    reason : str
-        Why it is allowed, or what is not supported.
-    """
-
-    case: CheckCase
-    status: str
-    deviation: str = ""
-    clause: str = ""
-    message: str = ""
-    reason: str = ""
-    comparisons: tuple[Comparison, ...] = ()
-
-
-@dataclass
-class Report:
-    """What an implementation does, case by case; `refattn.testing.reports` writes it as text, JSON and JUnit XML."""
-
-    target: str
-    version: str
-    effort: str
-    seed: int
-    environment: dict
-    results: list[Result] = field(default_factory=list)
-    stale: list[Allowance] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def count(self, status: str) -> int:
-        """How many cases have a status."""
-        return sum(result.status == status for result in self.results)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is broken but what an allow-list knows, and something was checked at all."""
-        return self.count("broken") == 0 and self.count("holds") + self.count("known") > 0
-
-    def by_clause(self) -> dict[str, dict[str, int]]:
-        """Clause -> status -> number of cases. A failure counts against the clause that it breaks."""
-        table: dict[str, dict[str, int]] = {}
-        for result in self.results:
-            for clause in (result.clause,) if result.clause else result.case.clauses:
-                row = table.setdefault(clause, dict.fromkeys(STATUSES, 0))
-                row[result.status] += 1
-        return dict(sorted(table.items()))
-
-    def deviations(self, *statuses: str) -> dict[tuple[str, str], list[Result]]:
-        """(function, deviation) -> its results, for one status, 'broken' or 'known', or for both."""
-        found: dict[tuple[str, str], list[Result]] = {}
-        for result in self.results:
-            if result.status in (statuses or ("broken", "known")):
-                found.setdefault((result.case.function, result.deviation), []).append(result)
-        return dict(sorted(found.items()))
+SEVERAL = ("_vjp", "_stages")  # of these an implementation may return some results and not others
 
 
 def check(
@@ -123,6 +40,7 @@ def check(
     seed: int = 0,
     only: str = "*",
     allow: list[Allowance] | None = None,
+    strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check an implementation against the specification.
@@ -147,12 +65,16 @@ def check(
         A pattern of case ids.
     allow : list of Allowance, optional
         Deviations that are known.
+    strict : bool
+        Whether an allow-list that is out of date fails the check: an entry that has expired, one that names what does
+        not exist, and, where everything is checked, one whose deviation no longer shows.
     progress : callable, optional
         Called with the number of cases done and in all.
 
     Returns
     -------
     Report
+        Of what was checked until then if it is interrupted from the keyboard.
 
     Examples
     --------
@@ -167,27 +89,36 @@ def check(
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
     cases = [c for c in all_cases(adapter, mechanism, effort, seed) if fnmatch.fnmatch(c.id, only)]
     if not cases:
-        raise ValueError(f"{adapter.name} offers nothing to check for mechanism {mechanism!r} and cases {only!r}")
-    report = Report(adapter.name, adapter.version, effort, seed, adapter.environment())
+        parts = [f"mechanism {mechanism!r}"] * (mechanism is not None) + [f"cases {only!r}"] * (only != "*")
+        raise ValueError(f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}")
+    report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
+    if isinstance(adapter, CallableAdapter):
+        report.options = {"function": function, "precision": precision, "layout": layout}
+    entries = [entry for entry in allow or [] if entry.target == adapter.name]
     started, used = time.perf_counter(), set()
-    for number, case in enumerate(cases):
-        result = run_case(adapter, case)
-        if result.status == "broken":
-            known = next((a for a in allow or [] if a.covers(adapter.name, result)), None)
-            if known is not None:
-                used.add(known)
-                result = Result(**{**vars(result), "status": "known", "reason": known.reason})
-        report.results.append(result)
-        if progress is not None:
-            progress(number + 1, len(cases))
-    if mechanism is None and only == "*" and effort != "smoke":
-        report.stale = [a for a in allow or [] if a.target == adapter.name and a not in used]
+    try:
+        for number, case in enumerate(cases):
+            result = run_case(adapter, case)
+            if result.status == "broken":
+                known = next((entry for entry in entries if entry.covers(adapter.name, result)), None)
+                if known is not None:
+                    used.add(known)
+                    result = replace(result, status="known", reason=known.reason)
+            report.results.append(result)
+            if progress is not None:
+                progress(number + 1, len(cases))
+    except KeyboardInterrupt:
+        report.interrupted = len(cases)
+    whole = mechanism is None and only == "*" and effort != "smoke" and not report.interrupted
+    if whole:
+        report.stale = [entry for entry in entries if entry not in used and not entry.expired]
+    report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
 
 
 def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:
-    """Every case for the functions that an adapter offers, golden vectors first."""
+    """Every case for the functions that an adapter offers, golden vectors first, self-consistency last."""
     for function in adapter.functions:
         if mechanism is not None and mechanism_of(function) != mechanism:
             continue
@@ -196,6 +127,7 @@ def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -
             yield from _golden(function, dtype)
             for name, clauses, arguments in recipes(function, fmt=dtype, effort=effort, seed=seed):
                 yield CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments)
+            yield from consistency.relations(function, dtype, seed)
 
 
 def _golden(function, dtype):
@@ -214,9 +146,11 @@ def _fits(arguments, dtype):
 
 
 def run_case(adapter: Adapter, case: CheckCase) -> Result:
-    """One case: call, call again, compare."""
+    """One case: call, call again, compare; or, for a relation, the calls that must agree."""
+    if case.relation:
+        return _related(adapter, case)
     call, precision = adapter.call(case.function, case.dtype), adapter.profile(case.function, case.dtype)
-    arguments = {name: cast(value, case.dtype) for name, value in case.arguments.items()}
+    arguments = _given(case.arguments, case.dtype)
     before = {name: copy(value) for name, value in arguments.items()}
     try:
         with np.errstate(all="ignore"):
@@ -229,13 +163,9 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
             return run_case(adapter, replace(case, clauses=without_lse, arguments=rest))
         return Result(case, "unsupported", reason=str(missing))
     except Failed as failure:  # no refusal, even of what must be refused
-        return Result(case, "broken", failure.deviation, case.clauses[0], str(failure))
+        return _failed(case, failure)
     except Exception as error:
-        if case.refuses:
-            return Result(case, "holds")
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        text = text if len(text) <= 200 else f"{text[:60]} ... {text[-130:]}"  # what went wrong is said last
-        return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}")
+        return Result(case, "holds") if case.refuses else _raised(case, error)
     if case.refuses:
         message = f"accepts what must be refused ({case.comment.rstrip('.').lower()})"
         return Result(case, "broken", "accepts wrong input", case.clauses[0], message)
@@ -243,7 +173,7 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         if isinstance(value, np.ndarray) and not np.array_equal(value, before[name], equal_nan=value.dtype.kind == "f"):
             return Result(case, "broken", "modifies an input", "BACKEND-PURE", f"{name} was changed by the call")
     try:
-        first, second = ({name: to_numpy(x) for name, x in results(returned).items()} for returned in (got, again))
+        first, second = ({name: to_numpy(x) for name, x in _named(case, returned).items()} for returned in (got, again))
         if case.arguments.get("return_lse") and "lse" not in first:
             raise ValueError("return_lse=True was given, and it returns no lse")
     except (TypeError, ValueError) as error:
@@ -252,12 +182,83 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         same = np.array_equal(value.astype(np.float64), second[name].astype(np.float64), equal_nan=True)
         if not same:
             return Result(case, "broken", "not deterministic", "BACKEND-PURE", f"{name} differs between two calls")
-    comparisons = tuple(compare(got, case.function, precision=precision, tier="hard", **case.arguments))
+    several = case.function.endswith(SEVERAL)
+    if several and not first:
+        return Result(case, "unsupported", reason="returns none of the results")
+    returned = first if several else got  # of those that must come together none may be missing
+    comparisons = tuple(compare(returned, case.function, precision=precision, tier="hard", **case.arguments))
     wrong = [c for c in comparisons if not c.ok]
     if not wrong:
-        return Result(case, "holds", comparisons=comparisons)
+        return Result(case, "holds", reason=_absent(case, first) if several else "", comparisons=comparisons)
     deviation, clause = diagnosis(case, wrong[0])
-    return Result(case, "broken", deviation, clause, "\n".join(map(str, wrong)), comparisons=comparisons)
+    stages = stages_of(adapter, case, _given(case.arguments, case.dtype), precision)
+    message = "\n".join(filter(None, [*map(str, wrong), told(stages)]))
+    return Result(case, "broken", deviation, clause, message, comparisons=comparisons, stages=stages)
+
+
+def _given(arguments, dtype):
+    return {name: cast(value, dtype) for name, value in arguments.items()}
+
+
+def _expected(case):
+    """The names of the results that the reference returns here."""
+    with np.errstate(all="ignore"):
+        return list(results(function_named(case.function)(**case.arguments)))
+
+
+def _named(case, returned):
+    """What was returned, by name; gradients in a plain tuple stand in the order of the reference's."""
+    if case.function.endswith(SEVERAL) and isinstance(returned, tuple | list) and not hasattr(returned, "_asdict"):
+        names = _expected(case)
+        if len(returned) > len(names):
+            raise ValueError(f"it returns {len(returned)} results, the reference {len(names)}: {', '.join(names)}")
+        returned = dict(zip(names, returned, strict=False))
+    return results(returned)
+
+
+def _absent(case, first):
+    missing = [name for name in _expected(case) if name not in first]
+    return f"returns no {', '.join(missing)}" if missing else ""
+
+
+def _failed(case, failure):
+    return Result(case, "broken", failure.deviation, case.clauses[0], str(failure))
+
+
+def _raised(case, error):
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = text if len(text) <= 200 else f"{text[:60]} ... {text[-130:]}"  # what went wrong is said last
+    return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}")
+
+
+def _related(adapter, case):
+    """A case of self-consistency. What disagrees is named by a variant where one explains the result."""
+    call, precision = adapter.call(case.function, case.dtype), adapter.profile(case.function, case.dtype)
+    try:
+        with np.errstate(all="ignore"):
+            comparisons, found = consistency.judge(call, case, lambda x: _given(x, case.dtype), precision)
+    except Unsupported as missing:
+        return Result(case, "unsupported", reason=str(missing))
+    except Failed as failure:
+        return _failed(case, failure)
+    except Exception as error:
+        return _raised(case, error)
+    if found is None:
+        return Result(case, "holds", comparisons=comparisons)
+    explained = [e for c in _alone(case, found, precision) for e in c.explanations if e.fit <= FITS and e.variant]
+    named = next((e.variant for e in explained if e.variant.clause in case.clauses), None)
+    if named is None:
+        deviation, message = f"inconsistent: {case.relation}", found.message
+    else:
+        deviation, message = named.name, f"{found.message}\nThis does that: {named.name}: {named.meaning}"
+    return Result(case, "broken", deviation, case.clauses[0], message, comparisons=comparisons)
+
+
+def _alone(case, found, precision):
+    try:
+        return compare(found.got, case.function, precision=precision, tier="hard", **found.arguments)
+    except (TypeError, ValueError):  # a result that cannot be read was reported by its shape
+        return []
 
 
 def diagnosis(case: CheckCase, wrong: Comparison) -> tuple[str, str]:
@@ -286,18 +287,3 @@ def cast(value, dtype):
 def copy(value):
     """A copy of an array, to see later whether it was written to."""
     return value.copy() if isinstance(value, np.ndarray) else None
-
-
-def smallest(case: CheckCase) -> str:
-    """A case in one line: the shapes and options that it is made of."""
-    parts = []
-    for name, value in case.arguments.items():
-        if isinstance(value, np.ndarray):
-            parts.append(f"{name} {'x'.join(map(str, value.shape)) or 'scalar'}")
-        elif isinstance(value, Mask):
-            parts.append(f"mask={value!r}")
-        elif isinstance(value, tuple):
-            parts.append(name)
-        elif value is not None:
-            parts.append(f"{name}={value!r}")
-    return ", ".join(parts)

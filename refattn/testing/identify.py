@@ -17,7 +17,7 @@ import numpy as np
 from refattn.masks import Mask
 from refattn.testing import adapters, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, applied, points
-from refattn.testing.conventions.functions import AS_ARGUMENTS
+from refattn.testing.conventions.elsewhere import AS_ARGUMENTS
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
 from refattn.testing.reference import to_numpy

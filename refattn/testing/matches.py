@@ -236,6 +236,7 @@ def assert_matches(
         ...
     AssertionError: attention: 40 of 40 elements lie outside ...
     """
+    __tracebackhide__ = True  # pytest then shows the caller's line
     comparisons = compare(actual, function, *args, precision=precision, tier=tier, preset=preset, **kwargs)
     wrong = [c for c in comparisons if not c.ok]
     if wrong:

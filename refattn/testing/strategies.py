@@ -106,9 +106,16 @@ def attention_case(
         "sinks": rng.normal(size=h),
         "return_lse": True,
     }
-    given = {"q": q, "k": k, "v": v, **({} if mask is None else {"mask": mask}), **{name: extra[name] for name in options}}
+    given = {
+        "q": q,
+        "k": k,
+        "v": v,
+        **({} if mask is None else {"mask": mask}),
+        **{name: extra[name] for name in options},
+    }
     exact = {
-        name: round_to(x, dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for name, x in given.items()
+        name: round_to(x, dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+        for name, x in given.items()
     }
     return AttentionCase({name: cast(x, dtype) for name, x in exact.items()}, made_by)
 

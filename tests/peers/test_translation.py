@@ -170,7 +170,9 @@ def test_rules_reach_a_kernel_as_rules_where_they_can():
 
 
 def test_adapters_by_name():
-    assert adapters.NAMES == ("onnx", "onnxruntime", "torch", "jax")
+    assert adapters.NAMES == (
+        "onnx", "onnxruntime", "torch", "torch.math", "torch.flex", "torch.mha", "jax", "transformers", "keras", "mlx"
+    )  # fmt: skip
     assert set(adapters.installed()) <= set(adapters.NAMES)
     found = adapters.get("refattn:attention", precision="bfloat16")
     assert (found.name, list(found.functions), found.dtypes("attention")) == (
@@ -180,7 +182,7 @@ def test_adapters_by_name():
     )
     assert list(adapters.get("refattn:positions.rotate", "positions.rotate").functions) == ["positions.rotate"]
     for name in ("tensorflow", "refattn.attention"):
-        with pytest.raises(ValueError, match="onnx, onnxruntime, torch, jax, or module:function"):
+        with pytest.raises(ValueError, match="onnx, onnxruntime, torch, .*, mlx, or module:function, or exec:command"):
             adapters.get(name)
     with pytest.raises(AttributeError):
         adapters.get("refattn:nothing")
@@ -215,6 +217,6 @@ def test_naming_the_adapters_imports_no_library():
 
     code = (
         "import sys; from refattn.testing import adapters; adapters.installed();"
-        "print([x for x in ('torch', 'jax', 'onnx', 'onnxruntime') if x in sys.modules])"
+        "print([x for x in ('torch', 'jax', 'onnx', 'onnxruntime', 'transformers', 'keras', 'mlx') if x in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -175,9 +175,10 @@ def _write(place: Path, function: str, dtype: str, arguments: dict) -> None:
     def encoded(name, value):
         if isinstance(value, Mask):
             raise Unsupported(f"the line protocol has no rules as arguments of {function}")
+        if hasattr(value, "_asdict"):
+            return {key: encoded(f"{name}.{key}", x) for key, x in value._asdict().items() if x is not None}
         if isinstance(value, tuple):
-            items = value._asdict() if hasattr(value, "_asdict") else dict(enumerate(value))
-            return {str(key): encoded(f"{name}.{key}", x) for key, x in items.items() if x is not None}
+            return [encoded(f"{name}.{place}", x) for place, x in enumerate(value)]
         if not isinstance(value, np.ndarray):
             return value.item() if isinstance(value, np.generic) else value
         kind = {"f": dtype, "b": "bool"}.get(value.dtype.kind, "int64")
@@ -280,15 +281,17 @@ class _Process:
     def start(self) -> dict:
         """Run the command and return what it says first."""
         self._said: queue.Queue = queue.Queue()
-        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115  (a file that nobody reads never blocks the kernel)
+        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115  (a file, unlike a pipe, never blocks the kernel)
         try:
             self._running = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._last_words
             )
         except (OSError, IndexError) as error:
-            raise Failed("does not start", f"it cannot be run: {getattr(error, 'strerror', error)}") from None
-        weakref.finalize(self, _end, self._running)
-        threading.Thread(target=_listen, args=(self._running.stdout, self._said), daemon=True).start()
+            self._last_words.close()
+            raise Failed("does not start", f"it cannot be run: {getattr(error, 'strerror', None) or error}") from None
+        listener = threading.Thread(target=_listen, args=(self._running.stdout, self._said), daemon=True)
+        listener.start()
+        self._finish = weakref.finalize(self, _end, self._running, listener, self._last_words)
         return self._object(self._line())
 
     def ask(self, request: dict) -> dict:
@@ -347,7 +350,7 @@ class _Process:
     def _died(self):
         """Say how it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._running.wait(timeout=5.0)
+            self._running.wait(timeout=1.0)
         code = self._running.poll()
         self._last_words.seek(0)
         words = " ".join(self._last_words.read()[-2000:].decode(errors="replace").split())
@@ -358,12 +361,12 @@ class _Process:
             how = f"it was ended by {signal.Signals(-code).name} ({signal.strsignal(-code)})"
         else:
             how = f"it ended with exit code {code}"
-        raise Failed("crashes", f"{how} instead of an answer" + (f"; it said: {_shown(words, 300)}" if words else ""))
+        raise Failed("crashes", f"{how} instead of an answer" + (f"; its last words: {words[-300:]!r}" if words else ""))
 
     def stop(self):
         """End it; the next case starts it again."""
         if self._running is not None:
-            _end(self._running)
+            self._finish()
         self._running = None
 
 
@@ -375,13 +378,17 @@ def _listen(stream, said):
     said.put(None)
 
 
-def _end(process):
-    """End a process, and wait until it is gone."""
+def _end(process, listener, last_words):
+    """End a process, wait until it is gone, and close what is open."""
     if process.poll() is None:
         process.kill()
     process.wait()
     with contextlib.suppress(OSError):
         process.stdin.close()  # what it did not read is lost
+    listener.join(timeout=5.0)
+    if not listener.is_alive():  # a child of the kernel may still hold the other end
+        process.stdout.close()
+    last_words.close()
 
 
 def _shown(line, most=120):

@@ -19,16 +19,17 @@ def as_declared(call):
     refattn.testing.adapters.Unsupported: it takes no bias
     """
     try:
-        parameters = inspect.signature(call).parameters.values()
+        parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):  # some compiled functions have none
         return _not_implemented(call)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return _not_implemented(call)
     names = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    asked = {p.name for p in parameters if p.default is p.empty}  # these it must be given, None or not
 
     @functools.wraps(call)
     def wrapped(*args, **options):
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None or name in asked}
         if foreign := set(given) - names:
             raise Unsupported(f"it takes no {min(foreign)}")
         return call(*args, **given)

@@ -18,7 +18,7 @@ UNKNOWN = "unknown"  # an answer that only presets that were read give: the sour
 
 NOT_ASKED = "not asked"  # another answer makes the question pointless
 
-_MODULES = ("attention", "functions")
+_MODULES = ("attention", "elsewhere")
 
 
 @dataclass(frozen=True)

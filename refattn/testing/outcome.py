@@ -1,0 +1,148 @@
+"""What a check consists of and what comes of it: a case, its result, and the report of them all."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from refattn.masks import Mask
+from refattn.testing.allow import Allowance
+from refattn.testing.matches import Comparison
+from refattn.testing.stages import Stage
+from refattn.testing.vectors import function_named
+
+STATUSES = ("holds", "broken", "known", "unsupported")
+
+
+def mechanism_of(function: str) -> str:
+    """The mechanism to which a reference function belongs: the module that it lives in."""
+    return function_named(function).__module__.split(".")[1]
+
+
+@dataclass(frozen=True)
+class CheckCase:
+    """One call that an implementation must answer as the reference does.
+
+    With a `relation` it is a family of calls that must agree with each other (`refattn.testing.consistency`).
+    """
+
+    id: str
+    function: str
+    clauses: tuple[str, ...]
+    dtype: str
+    arguments: dict
+    refuses: bool = False
+    comment: str = ""
+    relation: str = ""
+
+    @property
+    def size(self) -> int:
+        """The numbers that go in: by this, one case is smaller than another."""
+        return sum(np.size(x) for x in self.arguments.values() if isinstance(x, np.ndarray))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one case.
+
+    Attributes
+    ----------
+    case : CheckCase
+    status : {"holds", "broken", "known", "unsupported"}
+        known: it deviates as an allow-list says.
+    deviation : str
+        What is different: a variant's name, 'refuses valid input', 'accepts wrong input', 'not deterministic', ...
+    clause : str
+        The clause that is broken.
+    message : str
+        For people.
+    reason : str
+        Why it is allowed, or what is not supported.
+    comparisons : tuple of Comparison
+    stages : tuple of Stage
+        Of a broken attention whose implementation exposes some, how each compares.
+    """
+
+    case: CheckCase
+    status: str
+    deviation: str = ""
+    clause: str = ""
+    message: str = ""
+    reason: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def worst(self) -> float | None:
+        """The largest error in units of the hard bound; None where nothing was measured."""
+        return max((c.hard for c in self.comparisons), default=None)
+
+
+@dataclass
+class Report:
+    """What an implementation does, case by case; `refattn.testing.reports` writes it as text, JSON, JUnit XML, HTML."""
+
+    target: str
+    version: str
+    effort: str
+    seed: int
+    environment: dict
+    options: dict = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    stale: list[Allowance] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    strict: bool = False
+    interrupted: int = 0
+    seconds: float = 0.0
+
+    def count(self, status: str) -> int:
+        """How many cases have a status."""
+        return sum(result.status == status for result in self.results)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is broken but what an allow-list knows, and something was checked, to its end."""
+        sound = not (self.strict and self.problems) and not self.interrupted
+        return sound and self.count("broken") == 0 and self.count("holds") + self.count("known") > 0
+
+    def by_clause(self) -> dict[str, dict[str, int]]:
+        """Clause -> status -> number of cases. A failure counts against the clause that it breaks."""
+        table: dict[str, dict[str, int]] = {}
+        for result in self.results:
+            for clause in (result.clause,) if result.clause else result.case.clauses:
+                row = table.setdefault(clause, dict.fromkeys(STATUSES, 0))
+                row[result.status] += 1
+        return dict(sorted(table.items()))
+
+    def deviations(self, *statuses: str) -> dict[tuple[str, str], list[Result]]:
+        """(function, deviation) -> its results, smallest case first, for 'broken' or 'known', or for both."""
+        found: dict[tuple[str, str], list[Result]] = {}
+        for result in sorted(self.results, key=lambda r: r.case.size):
+            if result.status in (statuses or ("broken", "known")):
+                found.setdefault((result.case.function, result.deviation), []).append(result)
+        return dict(sorted(found.items()))
+
+    def replay(self, case: CheckCase) -> str:
+        """The command that runs one case again."""
+        words = ["refattn", "replay", case.id, "--impl", self.target]
+        for name, value in {"seed": self.seed, "effort": self.effort, **self.options}.items():
+            if value not in (None, {"seed": 0, "effort": "standard", "layout": "bhnd"}.get(name)):
+                words += [f"--{name}", str(value)]
+        return shlex.join(words)
+
+
+def smallest(case: CheckCase) -> str:
+    """A case in one line: the shapes and options that it is made of."""
+    parts = []
+    for name, value in case.arguments.items():
+        if isinstance(value, np.ndarray):
+            parts.append(f"{name} {'x'.join(map(str, value.shape)) or 'scalar'}")
+        elif isinstance(value, Mask):
+            parts.append(f"mask={value!r}")
+        elif isinstance(value, tuple):
+            parts.append(name)
+        elif value is not None:
+            parts.append(f"{name}={value!r}")
+    return ", ".join(parts)

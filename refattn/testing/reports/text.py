@@ -1,0 +1,118 @@
+"""A report as text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+
+import refattn
+from refattn.testing.outcome import Report, Result, smallest
+
+WIDTH = 100
+
+
+def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> str:
+    """What a person reads: by function, by clause, then every deviation with its worst case."""
+    paint = _painter(color)
+    lines = [
+        f"refattn {refattn.__version__} checks {report.target} {report.version} ({report.effort}, seed {report.seed})",
+        "",
+    ]
+    lines += _functions(report, paint)
+    lines += ["", "clause", *_clauses(report, paint)]
+    known, broken = report.deviations("known").items(), report.deviations("broken").items()
+    if known:
+        lines += ["", "known deviations"]
+        for (function, deviation), found in known:
+            lines += _deviation(function, deviation, found, paint, "yellow", brief=not verbose)
+    if broken:
+        lines += ["", "NEW deviations" if known else "deviations"]
+        for (function, deviation), found in broken:
+            lines += _deviation(function, deviation, found, paint, "red", brief=False)
+            lines.append(f"    again: {report.replay(found[0].case)}")
+    unsaid = [r for r in report.results if r.status == "unsupported" or (r.status == "holds" and r.reason)]
+    missing = sorted({f"{r.case.function}: {r.reason}" for r in unsaid})
+    if missing:
+        lines += ["", "not supported", *(f"  {line}" for line in missing)]
+    if report.problems:
+        lines += [
+            "",
+            "allow-list out of date" + (" (fails: strict)" if report.strict else " (--strict makes this fail)"),
+        ]
+        for problem in report.problems:
+            lines += textwrap.wrap(problem, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    lines += ["", _verdict(report, paint)]
+    return "\n".join(lines)
+
+
+def _painter(color):
+    codes = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
+    return (lambda text, name: f"\033[{codes[name]}m{text}\033[0m") if color else (lambda text, name: text)
+
+
+def _counts(results):
+    return {status: sum(r.status == status for r in results) for status in ("holds", "known", "broken", "unsupported")}
+
+
+def _functions(report, paint):
+    lines = [
+        f"{'function':<26}{'cases':>7}{'hold':>7}{'known':>7}{'new':>6}{'not supported':>15}   worst error / bound"
+    ]
+    for function in dict.fromkeys(r.case.function for r in report.results):
+        chosen = [r for r in report.results if r.case.function == function]
+        n = _counts(chosen)
+        worst = max((c.hard for r in chosen if r.status == "holds" for c in r.comparisons), default=0.0)
+        new = paint(f"{n['broken']:>6}", "red") if n["broken"] else f"{0:>6}"
+        lines.append(
+            f"{function:<26}{len(chosen):>7}{n['holds']:>7}{n['known']:>7}{new}{n['unsupported']:>15}   {worst:.2f}"
+        )
+    return lines
+
+
+def _clauses(report, paint):
+    lines = []
+    for clause, n in report.by_clause().items():
+        if n["broken"]:
+            word, color = "BROKEN", "red"
+        elif n["known"]:
+            word, color = "deviates, as known", "yellow"
+        elif n["holds"]:
+            word, color = "holds", "green"
+        else:
+            word, color = "not supported", "bold"
+        cases = ", ".join(f"{count} {'deviate' if s == 'known' else s}" for s, count in n.items() if count)
+        lines.append(f"  {clause:<20}{paint(f'{word:<20}', color)}{cases}")
+    return lines
+
+
+def _deviation(function, deviation, found: list[Result], paint, color, *, brief):
+    first = found[0]
+    dtypes = ", ".join(dict.fromkeys(r.case.dtype for r in found))
+    head = f"  {paint(deviation, color)} in {function} (clause {first.clause}): {len(found)} case{'s' * (len(found) > 1)}, {dtypes}"
+    lines = [head]
+    if first.reason:
+        lines += textwrap.wrap(first.reason, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    lines.append(f"    smallest: {first.case.id} ({smallest(first.case)})")
+    if not brief:
+        for line in first.message.splitlines():
+            lines += textwrap.wrap(line, WIDTH, initial_indent="    ", subsequent_indent="      ")
+    return lines
+
+
+def _verdict(report, paint):
+    known, new = len(report.deviations("known")), len(report.deviations("broken"))
+    n = _counts(report.results)
+    tail = f"{n['holds']} of {len(report.results)} cases hold, {n['unsupported']} are not supported, {report.seconds:.1f} s"
+    if report.interrupted:
+        done = f"{len(report.results)} of {report.interrupted} cases"
+        return paint(f"INTERRUPTED after {done}: {new} new deviation{'s' * (new != 1)} until then; {tail}", "red")
+    if new:
+        return paint(f"NONCONFORMING: {new} new deviation{'s' * (new > 1)}; {tail}", "red")
+    if report.strict and report.problems:
+        return paint(
+            f"ALLOW-LIST OUT OF DATE: no new deviation, but {len(report.problems)} of its entries; {tail}", "red"
+        )
+    if not report.ok:
+        return paint(f"NOTHING CHECKED: {tail}", "red")
+    if known:
+        return paint(f"CONFORMS but for {known} known deviation{'s' * (known > 1)}; {tail}", "green")
+    return paint(f"CONFORMS; {tail}", "green")

@@ -1,0 +1,108 @@
+"""The strategies: what they draw is sound, shrinks to the smallest call, and can be made again from its text."""
+
+import numpy as np
+import pytest
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+
+import refattn
+from refattn.masks import *  # noqa: F403 (the text of a case names rules)
+from refattn.testing import assert_matches, compare
+from refattn.testing.rounding import round_to
+from refattn.testing.strategies import NUMBERS, AttentionCase, attention_case, attention_cases, mask_rules
+
+
+@given(attention_cases())
+def test_the_reference_matches_itself_on_every_case(case):
+    assert_matches(refattn.attention(**case.arguments), refattn.attention, **case.arguments)
+
+
+@given(attention_cases("bfloat16", grouped=True))
+def test_every_number_is_one_of_the_format(case):
+    for x in case.arguments.values():
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            np.testing.assert_array_equal(round_to(x, "bfloat16"), x)
+    refattn.grouped_query_attention(**case.arguments)
+
+
+@given(attention_cases())
+def test_a_case_can_be_made_again_from_its_text(case):
+    again = eval(repr(case), {**globals(), "attention_case": attention_case}).arguments
+    assert again.keys() == case.arguments.keys()
+    for name, x in case.arguments.items():
+        if isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(again[name], x)
+        else:
+            assert repr(again[name]) == repr(x)
+
+
+@given(attention_cases())
+def test_sizes_differ_so_that_exchanged_axes_cannot_hide(case):
+    n, m = case.arguments["q"].shape[-2], case.arguments["k"].shape[-2]
+    assert n != m
+    assert case.arguments["q"].shape[-1] not in (n, m)
+
+
+@given(attention_cases(options=("mask",), numbers=("poison",), empty=False))
+def test_poison_is_in_a_key_that_nobody_sees(case):
+    poisoned = np.isnan(case.arguments["k"]).any(axis=(0, 1, 3))
+    assert poisoned.sum() == 1
+    assert not case.arguments["mask"][..., poisoned].any()
+    assert np.isfinite(refattn.attention(**case.arguments)).all()
+
+
+@given(st.from_type(refattn.Mask), st.from_type(AttentionCase))
+def test_types_are_enough(mask, case):
+    assert mask.dense(5, 9).shape == (5, 9)
+    assert case.arguments["q"].ndim == 4
+
+
+def test_every_rule_and_every_kind_of_numbers_is_drawn():
+    rules, kinds = set(), set()
+
+    @settings(max_examples=600, derandomize=True, database=None)
+    @given(mask_rules(), attention_cases(largest=6))
+    def look(mask, case):
+        rules.update(name for name in ("and", "or", "not") if mask.name == name)
+        rules.update(
+            text.split("(")[0] for text in repr(mask).replace("~", " ").replace("(", "( ").split() if "(" in text
+        )
+        kinds.add(case.made_by["numbers"])
+
+    look()
+    assert kinds == set(NUMBERS)
+    assert {"causal", "window", "padding", "prefix", "global_tokens", "fixed", "and", "or", "not"} <= rules
+
+
+def wrong(kernel):
+    def differs(case):
+        got = kernel(**case.arguments)
+        return not all(c.ok for c in compare(got, "attention", explain=False, **case.arguments))
+
+    return differs
+
+
+def top_left(q, k, v, mask=None, **options):
+    positions = None if mask is None or isinstance(mask, np.ndarray) else np.arange(q.shape[-2])
+    return refattn.attention(q, k, v, mask, q_positions=positions, **options)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "smallest"),
+    [
+        (top_left, {"b": 1, "h": 1, "n": 1, "m": 2}),
+        (
+            lambda q, k, v, mask=None, *, softcap=None, **rest: refattn.attention(q, k, v, mask, **rest),
+            {"n": 1, "m": 2},
+        ),
+        (lambda q, k, v, **rest: refattn.attention(q, k, v[:, ::-1], **rest), {"b": 1, "h": 2, "n": 1, "m": 2}),
+    ],
+    ids=["top left", "softcap ignored", "heads exchanged"],
+)
+def test_a_failure_shrinks_to_the_smallest_call(kernel, smallest):
+    found = find(
+        attention_cases(), wrong(kernel), settings=settings(max_examples=2000, derandomize=True, database=None)
+    )
+    assert smallest.items() <= found.made_by.items()
+    assert len(found.made_by.get("options", ())) <= 1
+    assert found.made_by["numbers"] == "normal"
