@@ -98,7 +98,7 @@ def static(book, parts):
         if OUT in source.parents:
             continue
         path = source.relative_to(DOCS).as_posix()
-        path = {name: f"kit/{name}" for name in ("adapters.md", "bounds.md", "power.md")}.get(path, path)
+        path = {name: f"kit/{name}" for name in ("adapters.md", "bounds.md", "ci.md", "power.md")}.get(path, path)
         text = Page(book, path).markdown(source.read_text(encoding="utf-8"))
         for mark in re.findall(r"<!-- build: ?(.*?) ?-->", text):
             if mark not in parts:
@@ -124,6 +124,7 @@ def navigation(found, pages):
         "Mechanisms": [m.path for m in found],
         "Kit": [
             "kit/index.md",
+            "kit/ci.md",
             "kit/adapters.md",
             "kit/bounds.md",
             "kit/power.md",

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import shlex
 import sys
-from datetime import date
 
 import pytest
 
 from refattn.testing import adapters, allow
-from refattn.testing.checking import CheckCase, Result, all_cases, check, run_case, smallest
+from refattn.testing.checking import CheckCase, Report, Result, all_cases, check, run_case, smallest
 from refattn.testing.matches import assert_matches
 from refattn.testing.reports import as_text
 
@@ -75,12 +73,12 @@ class State:
 
     def replay(self, case: CheckCase) -> str:
         """The command that runs one case again."""
-        words = ["refattn", "check", self.option.refattn_impl, "--case", case.id]
-        for name in ("function", "precision", "layout", "effort", "seed"):
-            value = getattr(self.option, f"refattn_{name}")
-            if value not in (None, 0, "bhnd", "standard"):
-                words += [f"--{name}", str(value)]
-        return shlex.join(words)
+        option = self.option
+        report = Report(self.adapter.name, "", option.refattn_effort, option.refattn_seed, {})
+        if isinstance(self.adapter, adapters.CallableAdapter):
+            named = ("function", "precision", "layout")
+            report.options = {name: getattr(option, f"refattn_{name}") for name in named}
+        return report.replay(case)
 
 
 def read_allowed(option) -> list[allow.Allowance]:
@@ -195,7 +193,7 @@ class Entry(Judged):
     def runtest(self):
         """Look for a case that needs it."""
         state, entry = self.config.stash[STATE], self.entry
-        if entry.until < date.today():
+        if entry.expired:
             pytest.fail(f"this entry ended on {entry.until}: look at the deviation again", pytrace=False)
         if state.option.refattn_effort == "smoke":
             pytest.skip("too few cases to tell whether it is still needed")
@@ -258,8 +256,8 @@ def checker(config):
     def refattn_check(target, function=None, **options):
         given = [*options.pop("allow", []), *read_allowed(config.option)]
         options = {"effort": config.option.refattn_effort, "seed": config.option.refattn_seed, **options}
-        report = check(target, function, allow=[*given, *allow.shipped()], **options)
-        if not report.ok or any(entry in given for entry in report.stale):
+        report = check(target, function, allow=[*given, *allow.shipped()], strict=bool(given), **options)
+        if not report.ok:
             pytest.fail(as_text(report), pytrace=False)
         return report
 

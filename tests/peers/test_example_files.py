@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.peers
 
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiling is what takes time
+
 # file -> the libraries that it needs, a line of its kernel, a wrong line, what the kit must say of it
 FILES = {
     "test_torch_kernel.py": (
@@ -40,16 +42,16 @@ FILES = {
 }
 
 
-def run(folder, name, text):
+def run(folder, name, text, *chosen):
     if absent := [library for library in FILES[name][0] if importlib.util.find_spec(library) is None]:
         pytest.skip(f"{' and '.join(absent)} not installed")
     (folder / name).write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "refattn_pytest", "-p", "no:cacheprovider"]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1", "XLA_FLAGS": QUICK}
     effort = ["--refattn-effort", "smoke"] if name != "test_torch_kernel.py" else []
     done = subprocess.run(
-        [*command, *effort, name], capture_output=True, text=True, check=False, cwd=folder, env=environment
+        [*command, *effort, *chosen, name], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -65,7 +67,7 @@ def test_an_example_whose_kernel_is_broken_fails_and_names_the_mistake(name, tmp
     _, line, wrong, says = FILES[name]
     text = (ROOT / "examples" / name).read_text()
     assert text.count(line) == 1
-    code, output = run(tmp_path, name, text.replace(line, wrong))
+    code, output = run(tmp_path, name, text.replace(line, wrong), "-k", "specification")
     assert code == 1, output
     assert says in output
 

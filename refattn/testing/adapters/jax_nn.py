@@ -16,7 +16,12 @@ from refattn.testing.adapters.translation import attention_call
 _DPA = "jax.nn.dot_product_attention"
 # Every shape is compiled anew. The same program, translated without LLVM's optimisations and without fusing emitters,
 # takes a seventh of the time, and gives the same bits or differs within rounding (tests/peers/test_jax_compiled.py).
-_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+_QUICKLY = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_multi_thread_eigen": False,
+}
 
 
 class Jax(FrameworkAdapter):
