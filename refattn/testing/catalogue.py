@@ -106,7 +106,14 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
     mask = _mask(name)
     if mask is not None:
         return f"{mask!r}, {n} queries (rows) over {m} keys (columns)\n\n{picture(mask, n, m)}"
-    everything = [*presets.names(), *known_clauses, *known_functions, *mechanisms(), *rules(), *(v.name for v in variants())]
+    everything = [
+        *presets.names(),
+        *known_clauses,
+        *known_functions,
+        *mechanisms(),
+        *rules(),
+        *(v.name for v in variants()),
+    ]
     near = difflib.get_close_matches(name, everything, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else "; refattn list shows what there is"
     raise LookupError(f"nothing is called {name!r}{hint}")
@@ -154,7 +161,10 @@ def _variant(v):
 
 def _preset(p):
     lines = [f"{p.name}  ({p.evidence} on {p.version})", "", p.title]
-    lines += [f"axes: {' '.join(p.layout.upper())}; precision: {', '.join(f'{k} as {v}' for k, v in p.profiles.items())}", ""]
+    lines += [
+        f"axes: {' '.join(p.layout.upper())}; precision: {', '.join(f'{k} as {v}' for k, v in p.profiles.items())}",
+        "",
+    ]
     for point in points():
         answer = p.answers[point.name]
         if answer == NOT_ASKED:

@@ -76,6 +76,8 @@ def attention_case(
     from refattn.testing.rounding import round_to
 
     made_by = {name: value for name, value in locals().items() if name not in ("cast", "round_to")}
+    _check_names("numbers", (numbers,), NUMBERS)
+    _check_names("options", options, OPTIONS[1:])
     made_by = {name: value for name, value in made_by.items() if value is not None and value != ()}
     groups = h if groups is None else groups
     rng = np.random.default_rng(seed)
@@ -120,6 +122,11 @@ def attention_case(
     return AttentionCase({name: cast(x, dtype) for name, x in exact.items()}, made_by)
 
 
+def _check_names(argument, given, allowed):
+    if isinstance(given, str) or not set(given) <= set(allowed):
+        raise ValueError(f"{argument} is {given!r}; it must be a tuple of {', '.join(allowed)}")
+
+
 @st.composite
 def attention_cases(
     draw, dtype="float32", *, options=OPTIONS, numbers=NUMBERS, rules=None, grouped=False, empty=True, largest=40
@@ -148,6 +155,8 @@ def attention_cases(
     -------
     strategy of AttentionCase
     """
+    _check_names("options", options, OPTIONS)
+    _check_names("numbers", numbers, NUMBERS)
     ragged = [size for tile in (16, 32, 64, 128) for size in (tile - 1, tile, tile + 1) if size <= largest]
     size = st.integers(1, largest) | st.sampled_from(ragged or [1])
     n = draw(size)

@@ -44,7 +44,9 @@ def run(quick, seed):
                 keys, values, k_positions, q_positions = cache.append(k, v)
                 refattn.attention(q, keys, values, cache.mask, k_positions=k_positions, q_positions=q_positions)
                 times.append(time.perf_counter() - started)
-            found.setdefault(name, []).append({"tokens": n, "ms": 1e3 * statistics.median(times), "bytes": cache.nbytes})
+            found.setdefault(name, []).append(
+                {"tokens": n, "ms": 1e3 * statistics.median(times), "bytes": cache.nbytes}
+            )
     return {"heads": HEADS, "head_dim": DIM, "caches": found}
 
 

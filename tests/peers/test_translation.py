@@ -182,7 +182,7 @@ def test_adapters_by_name():
     )
     assert list(adapters.get("refattn:positions.rotate", "positions.rotate").functions) == ["positions.rotate"]
     for name in ("tensorflow", "refattn.attention"):
-        with pytest.raises(ValueError, match="onnx, onnxruntime, torch, .*, mlx, or module:function, or exec:command"):
+        with pytest.raises(ValueError, match=r"onnx, onnxruntime, torch, .*, mlx, or module:function, or exec:command"):
             adapters.get(name)
     with pytest.raises(AttributeError):
         adapters.get("refattn:nothing")

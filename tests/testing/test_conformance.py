@@ -101,7 +101,7 @@ def test_tests_are_chosen_by_clause(judge):
     assert by_keyword == by_clause
     assert by_clause["passed"] > 3
     code, output = run(
-        judge.folder, "--pyargs", "refattn.conformance::ATTN-SCALE", "--refattn-impl", "kernels:plain", "-v"
+        judge.folder, "--pyargs", "refattn.conformance::ATTN-SCALE", "--refattn-impl", "kernels:plain", "-vv"
     )
     assert code == 0
     assert set(re.findall(r"^refattn\.conformance::([A-Z-]+)::", output, re.M)) == {"ATTN-SCALE"}

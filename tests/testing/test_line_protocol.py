@@ -112,7 +112,7 @@ def kernel(tmp_path, body, hello=HELLO, **options):
             hello=hello,
             text=json.dumps(hello),
             body=textwrap.indent(textwrap.dedent(body), "    "),
-        )  # fmt: skip
+        )
     )
     return LineAdapter([sys.executable, str(script)], **{"timeout": 20.0, **options})
 

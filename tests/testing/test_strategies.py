@@ -106,3 +106,12 @@ def test_a_failure_shrinks_to_the_smallest_call(kernel, smallest):
     assert smallest.items() <= found.made_by.items()
     assert len(found.made_by.get("options", ())) <= 1
     assert found.made_by["numbers"] == "normal"
+
+
+@pytest.mark.parametrize("wrong", [{"options": "scale"}, {"options": ("slope",)}, {"numbers": ("random",)}])
+def test_an_unknown_name_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        attention_cases(**wrong).example()
+    made = {name: value[0] if name == "numbers" else value for name, value in wrong.items()}
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        attention_case(**made)

@@ -313,6 +313,7 @@ class _Process:
                 raise Failed("garbage", f"it spoke without being asked: {_shown(line)}")
             self._died()
         assert self._running is not None
+        assert self._running.stdin is not None
         try:
             self._running.stdin.write(json.dumps(request).encode() + b"\n")
             self._running.stdin.flush()
@@ -349,6 +350,7 @@ class _Process:
 
     def _died(self):
         """Say how it ended."""
+        assert self._running is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._running.wait(timeout=1.0)
         code = self._running.poll()
@@ -361,7 +363,9 @@ class _Process:
             how = f"it was ended by {signal.Signals(-code).name} ({signal.strsignal(-code)})"
         else:
             how = f"it ended with exit code {code}"
-        raise Failed("crashes", f"{how} instead of an answer" + (f"; its last words: {words[-300:]!r}" if words else ""))
+        raise Failed(
+            "crashes", f"{how} instead of an answer" + (f"; its last words: {words[-300:]!r}" if words else "")
+        )
 
     def stop(self):
         """End it; the next case starts it again."""

@@ -105,7 +105,8 @@ class Torch(TorchBase):
         unavailable(_SDPA, softcap=softcap or None, sinks=sinks, log_sum_exp=return_lse)
         x = self._translated(q, k, v, mask, bias, q_positions, k_positions, grouped)
         with torch.inference_mode():
-            out = self._sdpa(*map(self.tensor, (x.q, x.k, x.v)), self.tensor(x.term()), x.causal, scale, grouped)
+            tensors = [self.tensor(part) for part in (x.q, x.k, x.v)]
+            out = self._sdpa(tensors, self.tensor(x.term()), x.causal, scale, grouped)
         return x.restore(self.numpy(out))
 
     def attention_vjp(
@@ -126,7 +127,7 @@ class Torch(TorchBase):
         if bias is not None:
             term = leaves["bias"].expand(*lead, q.shape[-2], k.shape[-2]).reshape(*x.q.shape[:3], k.shape[-2])
             term = term if x.mask is None else torch.where(self.tensor(x.mask), term, -torch.inf)
-        out = self._sdpa(*parts, term, x.causal, scale, False)
+        out = self._sdpa(parts, term, x.causal, scale, False)
         found = torch.autograd.grad(out, list(leaves.values()), self.tensor(d_out).reshape(out.shape))
         return {name: self.numpy(gradient) for name, gradient in zip(leaves, found, strict=True)}
 
@@ -136,10 +137,10 @@ class Torch(TorchBase):
             native=("causal",), together=False,  # is_causal beside attn_mask is documented as an error
         )  # fmt: skip
 
-    def _sdpa(self, q, k, v, term, causal, scale, grouped):
+    def _sdpa(self, q_k_v, term, causal, scale, grouped):
         with self.kernels():
             return F.scaled_dot_product_attention(
-                q, k, v, attn_mask=term, is_causal=causal, scale=None if scale is None else float(scale),
+                *q_k_v, attn_mask=term, is_causal=causal, scale=None if scale is None else float(scale),
                 enable_gqa=grouped,
             )  # fmt: skip
 
