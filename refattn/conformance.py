@@ -125,13 +125,7 @@ class Clause(pytest.Collector):
 
 
 class Judged(pytest.Item):
-    """A test of this suite: it fails with a message, without a traceback."""
-
-    def repr_failure(self, excinfo, style=None):
-        """The message of a failure; a traceback only where refattn itself is at fault."""
-        if excinfo.errisinstance(pytest.fail.Exception):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
+    """A test of this suite."""
 
     def reportinfo(self):
         """What stands above a failure."""

@@ -50,7 +50,7 @@ def test_activations(name, function, seed, shape):
         assert_agree(of(name)[function](x, approximate="tanh"), refattn.gelu(x, "tanh"), tolerance)
 
 
-@pytest.mark.parametrize("name", adapters.NAMES)
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "torch", "jax"])  # those with float64
 @pytest.mark.parametrize("function", ["softmax", "logsumexp"])
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @given(seed=SEEDS, shape=SHAPES)

@@ -29,14 +29,10 @@ def attention_c(tmp_path_factory):
     """The example, built by the line that it gives."""
     line = next(line for line in EXAMPLE.read_text().splitlines() if line.startswith(" *     cc "))
     folder = tmp_path_factory.mktemp("c")
-    words = line.removeprefix(" *     cc ").split()
-    done = subprocess.run(
-        [CC, *words, "-Werror", f"-I{EXAMPLE.parent}"], cwd=EXAMPLE.parent, capture_output=True, text=True
-    )
+    words = [str(EXAMPLE) if word == EXAMPLE.name else word for word in line.removeprefix(" *     cc ").split()]
+    done = subprocess.run([CC, *words, "-Werror"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    built = folder / "attention"
-    shutil.move(EXAMPLE.parent / "attention", built)
-    return built
+    return folder / "attention"
 
 
 @needs_compiler
@@ -142,7 +138,6 @@ OUT = "np.zeros(whole['arguments']['q']['shape'], np.float32)"
         ("open(place + '/r', 'w').write('{'); say({'out': 'r'})", "garbage", "no JSON"),
         (f"write(place, lse={OUT})", "result is missing", "no out"),
         (f"write(place, 'float16', out={OUT})", "wrong dtype", "'float16'"),
-        (f"write(place, out={OUT}); open(place + '/out.bin', 'a').write('x')", None, ""),
         ("json.dump({'results': {'out': {'dtype': 'float32', 'shape': [2, 3, 5, 4], 'file': 'q.bin'}}},"
          " open(place + '/r', 'w')); say({'out': 'r'})", None, ""),
         ("json.dump({'results': {'out': {'dtype': 'float32', 'shape': [2, 3, 5, 5], 'file': 'q.bin'}}},"
@@ -165,8 +160,8 @@ def test_whatever_it_does_instead_of_an_answer_is_a_verdict(tmp_path, body, devi
 
 
 def test_a_kernel_that_hangs_is_ended_and_given_up_after_three_times(tmp_path):
-    adapter = kernel(tmp_path, "time.sleep(60)", timeout=2.0)
-    adapter._kernel.timeout = 0.3
+    adapter = kernel(tmp_path, "time.sleep(60)", timeout=10.0)
+    adapter._kernel.timeout = 1.0  # long enough to start
     started = time.monotonic()
     for _ in range(20):
         with pytest.raises(Failed) as failure:

@@ -111,7 +111,7 @@ def test_a_failure_shrinks_to_the_smallest_call(kernel, smallest):
 @pytest.mark.parametrize("wrong", [{"options": "scale"}, {"options": ("slope",)}, {"numbers": ("random",)}])
 def test_an_unknown_name_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        attention_cases(**wrong).example()
+        find(attention_cases(**wrong), lambda case: True)
     made = {name: value[0] if name == "numbers" else value for name, value in wrong.items()}
     with pytest.raises(ValueError, match=next(iter(wrong))):
         attention_case(**made)

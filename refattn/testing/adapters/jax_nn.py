@@ -15,7 +15,7 @@ from refattn.testing.adapters.translation import attention_call
 
 _DPA = "jax.nn.dot_product_attention"
 # Every shape is compiled anew. The same program, translated without LLVM's optimisations and without fusing emitters,
-# takes a seventh of the time, and gives the same bits or differs within rounding (tests/peers/test_jax_compiled.py).
+# takes a fifth of the time, differs within rounding, and gets the same verdicts (tests/peers/test_jax_compiled.py).
 _QUICKLY = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 0,
@@ -30,7 +30,7 @@ class Jax(FrameworkAdapter):
     Parameters
     ----------
     optimised : bool
-        Compile as JAX does unless it is told: seven times as slow.
+        Compile as JAX does unless it is told: five times as slow.
     """
 
     name = "jax"

@@ -320,6 +320,7 @@ class _Process:
         except OSError:
             self._died()
         answer = self._object(self._line())
+        self._late = 0
         kinds = [kind for kind in ("out", "unsupported", "error") if kind in answer]
         if len(kinds) != 1:
             self.stop()
@@ -333,7 +334,6 @@ class _Process:
             self._late += 1
             self.stop()
             raise Failed("hangs", f"no answer within {self.timeout:g} s; it was ended") from None
-        self._late = 0
         if line is None:
             self._died()
         return line
