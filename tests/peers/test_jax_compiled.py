@@ -6,7 +6,7 @@ from refattn.testing import checking
 
 pytest.importorskip("jax")
 
-from refattn.testing.adapters.jax_nn import Jax  # noqa: E402
+from refattn.testing.adapters.jax_nn import Jax
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
