@@ -15,7 +15,7 @@ from pathlib import Path
 from refattn.testing.reports.html import verdict
 from refattn.testing.reports.matrix import as_matrix
 
-SLOW_FIRST = ("jax", "flex", "onnx", "torch", "keras", "transformers")  # the longest must not start last
+SLOW_FIRST = ("jax", "torch.flex", "onnx", "torch", "keras", "transformers")  # the longest must not start last
 
 
 @dataclass
