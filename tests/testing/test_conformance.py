@@ -42,7 +42,8 @@ def run(folder, *arguments, plugin=True):
     """pytest in another folder, with the plugin but without anything of this project's configuration."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(["-p", "refattn_pytest"] * plugin)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
-    environment.pop("PYTEST_ADDOPTS", None)
+    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):  # with the last two pytest repeats whole messages at the end
+        environment.pop(name, None)
     done = subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )
