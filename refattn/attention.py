@@ -254,7 +254,9 @@ def _attend(
         w = xp.where(keep, w / (1.0 - rate), 0.0)
     record["dropout"] = w
     if v is not None:
-        record["out"] = _mix(xp, w, present, v)  # (..., N, Dv)
+        record["out"] = out = _mix(xp, w, present, v)  # (..., N, Dv)
+        if lse.shape != out.shape[:-1]:  # only v, the sinks or dropout have some leading axis: lse repeats along it
+            lse = xp.asarray(xp.broadcast_to(lse, out.shape[:-1]), copy=True)
     record["lse"] = lse
     return record
 

@@ -68,12 +68,12 @@ def test_gradients_of_shared_heads_add_up(library, seed, kv_heads, q_tile, k_til
 @pytest.mark.clause("TILED-GRADIENT")
 @given(seed=rng, q_tile=tiles, k_tile=tiles)
 def test_gradients_of_what_was_broadcast_add_up(library, seed, q_tile, k_tile):
-    """v and sinks have leading axes that lse has not, whose cotangent then counts once."""
+    """q, k, v and sinks have each their own leading axes; the results have all of them."""
     q, k, v = floats_for(seed, (1, N, 4)), floats_for(seed + 1, (3, M, 4)), floats_for(seed + 2, (2, 1, M, 2))
     options = {
         "bias": floats_for(seed, (N, 1)),
         "sinks": floats_for(seed, (5, 1, 1)),
-        "d_lse": floats_for(seed, (3, N)),
+        "d_lse": floats_for(seed, (5, 2, 3, N)),
     }
     d_out = floats_for(seed + 3, (5, 2, 3, N, 2))
     got = library.call(tiled_attention_vjp, d_out, q, k, v, masks.causal(), q_tile=q_tile, k_tile=k_tile, **options)

@@ -124,10 +124,10 @@ def attention_vjp(
     d_weights = xp.where(counted, xp.matmul(d_out, xp.matrix_transpose(v)) / (1.0 - rate), 0.0)
     delta = xp.sum(stages.weights * d_weights, axis=-1, keepdims=True)  # (..., N, 1)
     d_s = xp.where(present, stages.weights * (d_weights - delta), 0.0)
-    d_s = summed_to(xp, d_s, stages.mask.shape)  # v, sinks and dropout may have leading axes that lse has not
     if d_lse is not None:
         weights = stages.weights if sinks is None else softmax(stages.mask)  # lse excludes the sink [GRAD-LSE]
         d_s = d_s + xp.where(present, weights * d_lse[..., None], 0.0)
+    d_s = summed_to(xp, d_s, stages.mask.shape)  # v, sinks and dropout may have leading axes that scores have not
     d_scores = d_s
     if cap:
         d_scores = xp.where(present, d_s * tanh_slope(xp, stages.scores / cap), 0.0)

@@ -75,12 +75,10 @@ def tiled_attention_vjp(
     for name, x in (("d_out", d_out), ("out", out)):
         checked_cotangent(name, x, "the output", (*problem.lead, problem.n, v.shape[-1]))
     for name, x in (("d_lse", d_lse), ("lse", lse)):
-        checked_cotangent(name, x, "lse", (*problem.lse_lead, problem.n))
+        checked_cotangent(name, x, "lse", (*problem.lead, problem.n))
     if (out is None) != (lse is None):
         raise ValueError("out and lse are the results of tiled_attention with these arguments: give both, or neither")
 
-    if d_lse is not None:  # along axes that only v, sinks and dropout have, lse repeats: each gets its share
-        d_lse = d_lse / max(1, math.prod(problem.lead) // max(1, math.prod(problem.lse_lead)))
     cotangents = Cotangents(d_out, d_lse, out, lse, _calm(problem, d_out, d_lse))
     sums, tiles = Sums(problem), problem.query_tiles()
     done = ticker(progress, len(tiles) * len(list(problem.indices())))

@@ -97,7 +97,7 @@ def tiled_attention(
         done()
 
     run(xp, tasks, work)
-    return (out, of_lse(problem, lse)) if return_lse else out
+    return (out, lse) if return_lse else out
 
 
 @backend.ieee
@@ -180,11 +180,3 @@ def _with(xp, out, strange):
     up, down, nan = (met[..., place * columns : (place + 1) * columns] for place in range(3))
     out = xp.where(up, math.inf, xp.where(down, -math.inf, out))
     return xp.where(nan | (up & down), math.nan, out)
-
-
-def of_lse(problem, lse):
-    """lse without the leading axes that only v, sinks and dropout have: along them it repeats."""
-    lead = problem.lse_lead
-    extra = len(problem.lead) - len(lead)
-    place = (*[0] * extra, *(slice(0, size) if size == 1 else slice(None) for size in lead), slice(None))
-    return lse[place]

@@ -79,7 +79,7 @@ def packed_attention(
         raise ValueError(f"v has {v.shape[-2]} keys, k has {k.shape[-2]}: both are S in (..., S, D) and (..., S, Dv)")
 
     out = backend.full(xp, (*shapes.lead, q.shape[-2], v.shape[-1]), 0.0, q)
-    lse = backend.full(xp, (*shapes.lse_lead, q.shape[-2]), -math.inf, q)
+    lse = backend.full(xp, (*shapes.lead, q.shape[-2]), -math.inf, q)
     for (start, stop), (first, last) in zip(pairwise(queries), pairwise(keys), strict=True):
         own, seen = slice(start, stop), slice(first, last)
         out[..., own, :], lse[..., own] = tiled_attention(

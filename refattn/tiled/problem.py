@@ -37,7 +37,7 @@ class Problem:
     q_positions, k_positions : int array (..., N), (..., M)
     first_key : int or None
         The position of key 0, if the positions of the keys are consecutive.
-    lead, lse_lead : tuple
+    lead : tuple
         The leading axes of the output and of lse.
     finite : bool
         Whether all values are.
@@ -61,7 +61,6 @@ class Problem:
     k_positions: Any
     first_key: int | None
     lead: tuple
-    lse_lead: tuple
     finite: bool
     q_tile: int
     k_tile: int
@@ -193,16 +192,16 @@ def problem_of(
     of_bias, of_keep = _leads_of(rule or table, i, j, "bias"), _leads_of(keep, i, j, "dropout")
     backend.broadcast("leading axes", mask=of_mask, q_k_v=qkv_lead)
     backend.broadcast("leading axes", bias=of_bias, q_k_v=qkv_lead)
-    lse_lead = backend.broadcast("leading axes", q=q.shape[:-2], k=one_k.shape[:-2], mask=of_mask, bias=of_bias)
+    of_scores = backend.broadcast("leading axes", q=q.shape[:-2], k=one_k.shape[:-2], mask=of_mask, bias=of_bias)
     if keep is not None and not callable(keep):
-        backend.broadcast("shapes of weights and dropout", weights=(*lse_lead, n, m), keep=keep.shape)
+        backend.broadcast("shapes of weights and dropout", weights=(*of_scores, n, m), keep=keep.shape)
     of_sinks = () if sinks is None else sinks.shape
-    lead = backend.broadcast("leading axes", mask=lse_lead, q_k_v=qkv_lead, dropout=of_keep, sinks=of_sinks)
+    lead = backend.broadcast("leading axes", scores=of_scores, q_k_v=qkv_lead, dropout=of_keep, sinks=of_sinks)
     return Problem(
         xp, q, k, v,
         mask=_matrix(xp, mask), bias=rule or _matrix(xp, table), sinks=sinks, keep=_matrix(xp, keep), rate=rate,
         scale=checked_scale(scale, q.shape[-1]), softcap=checked_softcap(softcap),
-        q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead, lse_lead=lse_lead,
+        q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead,
         finite=bool(xp.all(xp.isfinite(v))),
         q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
         k_tile=K_TILE * max(1, Q_TILE // max(1, n)) if k_tile is None else backend.integer("k_tile", k_tile, least=1),

@@ -8,7 +8,7 @@ from typing import Any
 from refattn import backend
 from refattn.masks import Mask
 from refattn.softmax import merge
-from refattn.tiled.forward import of_lse, sink_share, tiled_attention
+from refattn.tiled.forward import sink_share, tiled_attention
 from refattn.tiled.problem import block, problem_of
 
 
@@ -78,7 +78,7 @@ def split_attention(
             q_positions=problem.q_positions, k_positions=problem.k_positions[..., keys], return_lse=True,
             q_tile=q_tile, k_tile=k_tile,
         )  # fmt: skip
-        return out, xp.broadcast_to(lse, out.shape[:-1])
+        return out, lse
 
     def merged(node):
         return merge(*merged(node[0]), *merged(node[1])) if isinstance(node, list | tuple) else part(node)
@@ -86,8 +86,7 @@ def split_attention(
     out, lse = merged(tree)
     if problem.sinks is not None:
         out = out * sink_share(xp, lse[..., None], problem.sinks[..., None, None])
-    lse = of_lse(problem, xp.broadcast_to(lse, (*problem.lead, problem.n)))
-    return (out, lse) if return_lse else out
+    return (out, xp.asarray(xp.broadcast_to(lse, out.shape[:-1]), copy=True)) if return_lse else out
 
 
 def _edges(splits, m):

@@ -713,6 +713,20 @@ CASES = [
         catches=["bias/ignored"],
     ),
     Case(
+        "attention.broadcast.0002",
+        "attention",
+        {
+            "q": grid("broadcast again q", (2, 1, 4), bits=5),
+            "k": grid("broadcast again k", (3, 4), bits=6),
+            "v": grid("broadcast again v", (3, 1, 3, 2), bits=5),
+            "sinks": tensor([[0.5], [-1.0], [2.0]]),
+            "return_lse": True,
+        },
+        clauses=["ATTN-BROADCAST", "ATTN-LSE"],
+        flags=["Broadcast", "Sink"],
+        comment="Only v and the sinks have the first axis: lse repeats along it.",
+    ),
+    Case(
         "attention_weights.sink.0001",
         "attention_weights",
         {

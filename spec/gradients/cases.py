@@ -332,6 +332,21 @@ ATTENTION = [
         catches=["gradient/bias_not_reduced", "gradient/bias_mean", "gradient/sink_left_out"],
     ),
     Case(
+        "attention_vjp.broadcast.0002",
+        "attention_vjp",
+        {
+            "d_out": grid("broadcast again d_out", (2, 2, 2), bits=5),
+            "d_lse": grid("broadcast again d_lse", (2, 2), bits=5),
+            "q": grid("broadcast again q", (2, 2), bits=5),
+            "k": grid("broadcast again k", (3, 2), bits=6),
+            "v": grid("broadcast again v", (2, 3, 2), bits=5),
+        },
+        clauses=["GRAD-BROADCAST", "GRAD-LSE"],
+        flags=["Gradient", "Broadcast"],
+        catches=["gradient/lse_ignored"],
+        comment="Only v has the leading axis; lse has the output's, and so has its cotangent.",
+    ),
+    Case(
         "attention_vjp.nothing.0001",
         "attention_vjp",
         {**small("no keys", m=0, d_lse=True), "sinks": Tensor((), [0.5])},

@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from refattn.attention import AttentionStages, attention_stages
+from refattn.softmax import logsumexp
 from refattn.testing.bounds import Bound, bound_of, gamma, rounded
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
@@ -37,7 +38,8 @@ def attention_bound(profile: Profile, q, k, v, mask=None, *, return_lse=False, *
     )
     bounds = {"out": Bound(stages.out, hard, np.minimum(statistical, hard))}
     if return_lse:
-        bounds["lse"] = Bound(stages.lse, _lse_bound(profile, stages, weight_error, rescales))
+        limit = _lse_bound(profile, stages, weight_error, rescales)
+        bounds["lse"] = Bound(stages.lse, np.broadcast_to(limit, stages.lse.shape))
     return bounds
 
 
@@ -260,7 +262,8 @@ def _grouped(s, ulp, pv, deviation, weight):
 
 def _lse_bound(profile, stages, weight_error, rescales):
     """ln(Σ e^s (1 + θ)): the mean error of the weights, the sum, the logarithm and the addition of the maximum."""
-    s, lse = stages.mask, stages.lse
+    s = stages.mask
+    lse = logsumexp(s)  # stages.lse, but for leading axes that scores have not
     finite = np.isfinite(lse)
     level = np.where(finite, lse, 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
