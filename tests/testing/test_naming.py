@@ -138,8 +138,11 @@ def test_variants_are_named(function):
 @pytest.mark.parametrize("function", sorted(DRAWN))
 def test_every_variant_is_named_at_random(function, precision):
     counts, confusions, never = measure([function], 4, [precision])
-    assert precision != "float32" or not never[function, precision]
-    assert rate(counts) >= 0.95, confusions
+    if precision == "float32":
+        assert not never[function, precision]
+    else:  # narrow formats may hide some
+        assert counts or never[function, precision] == [v.name for v in variants(function)]
+    assert not counts or rate(counts) >= 0.95, confusions
 
 
 if __name__ == "__main__":
