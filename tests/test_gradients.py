@@ -21,6 +21,7 @@ from refattn import (
     multi_head_attention,
     multi_head_attention_vjp,
     multi_query_attention_vjp,
+    tiled_attention_vjp,
 )
 from refattn.heads import Rope
 from refattn.testing.vectors import results
@@ -255,6 +256,25 @@ def test_what_takes_part_and_is_not_finite_has_no_derivative(library):
     assert np.isnan(found.v[[1, 3]]).all()
     assert np.isfinite(found.q[:2]).all()
     assert np.isnan(found.q[2]).all()
+
+
+@pytest.mark.clause("GRAD-ABSENT")
+@given(seed=rng, poison=st.sampled_from([np.nan, np.inf, -np.inf]), where=st.sampled_from(["q", "bias", "d_out"]))
+@pytest.mark.parametrize("function", [attention_vjp, tiled_attention_vjp])
+def test_a_query_that_is_not_finite_spoils_no_key_that_it_does_not_see(library, function, seed, poison, where):
+    arguments = drawn(seed, (3, 5, 2, 2)) | {"bias": floats_for(seed, (3, 5)), "sinks": np.array(0.5)}
+    allowed = np.random.default_rng(seed).random((3, 5)) < 0.5
+    allowed[1, :2] = True, False
+    arguments["mask"] = allowed
+    without = {**arguments, "d_out": arguments["d_out"].copy(), "d_lse": arguments["d_lse"].copy()}
+    without["d_out"][1] = without["d_lse"][1] = 0.0  # as if query 1 were not part of the loss
+    want = library.call(function, **without)
+    arguments[where][1] = poison
+    found = library.call(function, **arguments)
+    for name in ("k", "v"):
+        close(getattr(found, name)[~allowed[1]], getattr(want, name)[~allowed[1]])
+    close(found.q[::2], want.q[::2])
+    assert not np.any(found.bias[~allowed])
 
 
 # --- sink, log-sum-exp, dropout -------------------------------------------------------------------------------------

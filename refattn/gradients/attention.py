@@ -134,11 +134,12 @@ def attention_vjp(
 
     transposed = xp.matrix_transpose
     along_k = product_of_present(xp, d_scores, present, k)  # (..., N, D)
+    dropped = xp.where(counted, stages.dropout, 0.0)  # else a row that is NaN is so for excluded keys, too [GRAD-ABSENT]
     seen = xp.any(present, axis=-1, keepdims=True)
     return AttentionGradients(
         q=summed_to(xp, scale * along_k, q.shape),
         k=summed_to(xp, scale * product_of_present(xp, transposed(d_scores), transposed(present), q), k.shape),
-        v=summed_to(xp, product_of_present(xp, transposed(stages.dropout), transposed(counted), d_out), v.shape),
+        v=summed_to(xp, product_of_present(xp, transposed(dropped), transposed(counted), d_out), v.shape),
         bias=None if bias is None else summed_to(xp, d_s, bias.shape),
         sinks=None if sinks is None else summed_to(xp, _d_sinks(xp, delta, sinks, stages.lse), sinks.shape),
         scale=summed_to(xp, xp.where(seen, q * along_k, 0.0), ()),

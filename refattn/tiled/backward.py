@@ -169,6 +169,7 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
     offset = share * delta
     if given.d_lse is not None:
         offset = offset - given.d_lse[..., rows, None]
+    calm = given.calm and bool(xp.all(xp.isfinite(xp.where(empty, 0.0, lse) + offset)))
 
     scaled = problem.scaled_queries(rows)
     along_k = backend.full(xp, scaled.shape, 0.0, q)
@@ -177,7 +178,7 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
         s = raw_scores(problem, scaled, keys, workspace)
         slope = tanh_slope(xp, s / problem.softcap) if problem.softcap else None
         s = masked(problem, s, rows, keys, allowed, workspace)
-        present = counted = None if given.calm else s != -math.inf
+        present = counted = None if calm else s != -math.inf
         s -= zero_if_absent(xp, lse)
         w = kept = workspace.exp(s)  # (..., n, m): the weights without the sink, again
         d_s = workspace.matmul("d_scores", d_out, xp.matrix_transpose(v))
