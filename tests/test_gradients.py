@@ -391,7 +391,9 @@ def test_gradients_of_what_was_broadcast_are_sums_over_the_copies(library, seed,
 def test_lse_has_a_cotangent_for_each_of_several_values(library, seed, sizes):
     n, m, _, dv = sizes
     arguments = drawn(seed, sizes)
-    several = {name: floats_for(seed, (4, *shape)) for name, shape in (("v", (m, dv)), ("d_out", (n, dv)), ("d_lse", (n,)))}
+    several = {
+        name: floats_for(seed, (4, *shape)) for name, shape in (("v", (m, dv)), ("d_out", (n, dv)), ("d_lse", (n,)))
+    }
     found = library.call(attention_vjp, **arguments | several)
     each = [{name: x[i] for name, x in several.items()} for i in range(4)]
     parts = [library.call(attention_vjp, **arguments | own) for own in each]

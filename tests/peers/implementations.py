@@ -6,7 +6,6 @@ implementation's own arguments where it has them, other rules as an array.
 
 import functools
 import operator
-import os
 import warnings
 
 import numpy as np
@@ -214,7 +213,6 @@ def jax_dpa():
 
 
 def _keras():
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import keras

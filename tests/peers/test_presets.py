@@ -1,6 +1,9 @@
 """Presets that say they were measured: the implementation is run, asked, and does what its preset says."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ from refattn.testing.conventions import NOT_ASKED, UNKNOWN, points
 from refattn.testing.identify import distance, identify
 from refattn.testing.vectors import results
 from tests.peers.implementations import MEASURED
+
+# Keras computes with one library a process: its presets are of JAX, its adapter runs on NumPy.
+ON_JAX = os.environ.get("KERAS_BACKEND") == "jax"
+HERE = [name for name in MEASURED if name.startswith("keras") == ON_JAX]
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -29,11 +36,22 @@ def kernel_of(name):
         pytest.skip(str(missing))
 
 
+@pytest.mark.skipif(ON_JAX, reason="this is that process")
+@pytest.mark.skipif("keras" not in adapters.installed(), reason="keras is not installed")
+def test_keras_on_jax():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "peers", "-p", "no:cacheprovider", "-k", "keras", __file__],
+        capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": "jax"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f"{2 * len([name for name in MEASURED if name.startswith('keras')])} passed" in done.stdout
+
+
 def test_every_measured_preset_is_measured_here():
     assert {name for name in presets.names() if presets.get(name).evidence == "measured"} == set(MEASURED)
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", HERE)
 def test_the_implementation_is_identified_as_itself(name):
     found = identify(kernel_of(name))
     preset = presets.get(name)
@@ -46,7 +64,7 @@ def test_the_implementation_is_identified_as_itself(name):
         assert f.answer == theirs != UNKNOWN, f
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", HERE)
 def test_what_the_preset_computes_is_what_the_implementation_computes(name):
     """All variants at once, not one question on top of another."""
     kernel, preset = kernel_of(name), presets.get(name)
