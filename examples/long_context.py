@@ -25,7 +25,8 @@ def measured(name, call):
     """Run a call with progress; print its time and the most memory that it held beside what it was given and returns."""
 
     def progress(done, total):
-        print(f"\r{name} {done:4} of {total} tiles of queries", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{name} {done:4} of {total} tiles of queries", end="", file=sys.stderr, flush=True)
 
     tracemalloc.start()
     started = time.perf_counter()
@@ -33,7 +34,7 @@ def measured(name, call):
     seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     peak -= sum(x.nbytes for x in results if x is not None)
-    print("\r", end="", file=sys.stderr)
+    print("\r" if sys.stderr.isatty() else "", end="", file=sys.stderr)
     print(f"{name}: {seconds:.1f} s, at most {peak / MIB:.1f} MiB beside arguments and results")
     return results
 

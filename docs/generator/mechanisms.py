@@ -19,7 +19,7 @@ from refattn.masks import Mask
 from refattn.testing import vectors
 from refattn.testing.variants import variants
 
-from . import docstrings, pictures
+from . import docstrings, measured, pictures
 from .code import Shelf, highlight, roots_of
 from .text import CLAUSE, Page, table
 
@@ -260,6 +260,7 @@ def page_of(m, book):
     out += ["## Reference", *(_entry(m, name, thing, page) for name, thing in m.api)]
     out += ["## Golden cases", _about_cases(m, page), _cases(m, page)]
     out += ["## Variants", _about_variants(page), _variants(m, page)]
+    out += measured.of(m.name)
     rest = [heading for heading in m.sections if heading not in ("Mathematics", "Sources")]
     for heading in [*rest, "Sources"]:
         out += [f"## {heading}", page.markdown(m.sections[heading])]

@@ -142,15 +142,15 @@ def raw_scores(problem: Problem, q, keys, workspace):
 
 def masked(problem: Problem, s, rows, keys, allowed, workspace):
     """Scores of a tile after cap, bias and mask; `s` may be written over."""
-    xp = problem.xp
     if problem.softcap:
         s /= problem.softcap
         s = workspace.tanh(s)
         s *= problem.softcap
     if problem.bias is not None:
         bias = backend.cast(problem.tile_of(problem.bias, rows, keys), s.dtype)
-        s = xp.where(bias == -math.inf, -math.inf, s + bias)  # not s + bias: inf - inf would be NaN
-    return s if allowed is None else xp.where(allowed, s, -math.inf)  # selected: NaN in an excluded key stays out
+        s += bias
+        s = workspace.select(bias != -math.inf, s)  # else inf - inf would be NaN
+    return s if allowed is None else workspace.select(allowed, s)  # not added: NaN in an excluded key stays out
 
 
 def row_sums(xp, p):

@@ -14,9 +14,10 @@ from refattn.attention import check_shapes, checked_dropout, checked_scale, chec
 from refattn.masks import Mask, positions_of, visible
 from refattn.tiled.reach import Interval, Reach, reach, with_data
 
-# Chosen by measurement (tests/benchmarks/speed.py): a tile of float32 scores stays in the cache of one core, and is
-# wide enough for matrix products at full speed. Few queries (a step of decoding) take as many more keys.
-Q_TILE, K_TILE = 256, 1024
+# Chosen by measurement (tests/benchmarks/speed.py): 4 MiB of float64 scores; float32 takes twice as many keys. Smaller
+# tiles stay nearer to a core, but threads that wait for the interpreter cost more than that gains. Few queries (a step
+# of decoding) take as many more keys.
+Q_TILE, K_TILE = 512, 1024
 
 
 _CORES = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "keep": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
@@ -138,7 +139,7 @@ class Problem:
         elif self.first_key is not None:
             found = self._reach(rows)
             start, stop = _clipped(found.may, self.first_key, 0, self.m)
-            first, last = _clipped(found.must, self.first_key, start, stop)
+            first, last = _rounded(*_clipped(found.must, self.first_key, start, stop), start, stop)
             yield from self._cut(start, first, False)
             yield from self._cut(first, last, True)
             yield from self._cut(last, stop, False)
@@ -204,8 +205,12 @@ def problem_of(
         q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead,
         finite=bool(xp.all(xp.isfinite(v))),
         q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
-        k_tile=K_TILE * max(1, Q_TILE // max(1, n)) if k_tile is None else backend.integer("k_tile", k_tile, least=1),
+        k_tile=_keys_at_once(xp, q) if k_tile is None else backend.integer("k_tile", k_tile, least=1),
     )  # fmt: skip
+
+
+def _keys_at_once(xp, q):
+    return K_TILE * (64 // xp.finfo(q.dtype).bits) * max(1, Q_TILE // max(1, q.shape[-2]))
 
 
 def _one_of_each_group(q, k, v):
@@ -258,6 +263,12 @@ def _first_of_consecutive(xp, positions):
     if positions.ndim > 1 or not positions.shape[0] or not bool(xp.all(positions[1:] - positions[:-1] == 1)):
         return None
     return int(positions[0])
+
+
+def _rounded(first, last, start, stop):
+    """Where keys that all may be attended to begin and end, at multiples of 64: a tile of one key costs one of many."""
+    first = first if first == start else min(-(-first // 64) * 64, last)
+    return first, last if last == stop else max(last // 64 * 64, first)
 
 
 def _clipped(interval, origin, start, stop):

@@ -39,6 +39,13 @@ class Workspace:
         """exp(x), over x."""
         return self.xp.exp(x, out=x) if self.in_place else self.xp.exp(x)
 
+    def select(self, allowed, s):
+        """`s` where it is allowed and -inf elsewhere, over s."""
+        if not self.in_place:
+            return self.xp.where(allowed, s, -math.inf)
+        self.xp.copyto(s, -math.inf, where=~allowed)
+        return s
+
     def tanh(self, x):
         """tanh(x), over x."""
         return self.xp.tanh(x, out=x) if self.in_place else self.xp.tanh(x)
