@@ -85,7 +85,10 @@ def parser() -> argparse.ArgumentParser:
         help="an adapter (refattn list targets), module:function with the reference function's signature, or"
         " 'exec:COMMAND', a program that speaks the line protocol (docs/adapters.md)",
     )
-    check.add_argument("--function", help="which reference function module:function implements (default: attention)")
+    check.add_argument(
+        "--function",
+        help="which reference function module:function implements (default: attention); of an adapter, check only this",
+    )
     check.add_argument("--mechanism", help="check only the functions of this mechanism (refattn list)")
     check.add_argument("--layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes that module:function wants")
     check.add_argument("--precision", help="what module:function promises to round and where (default: float32)")
@@ -218,6 +221,7 @@ def _check(options):
             known += allow.read(options.allow)
         report = check(
             target,
+            options.function,
             mechanism=options.mechanism,
             effort=options.effort,
             seed=options.seed,

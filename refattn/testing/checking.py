@@ -50,7 +50,7 @@ def check(
     target : Adapter, callable or str
         An adapter, the name of one, 'module:function', or a callable with the reference function's signature.
     function : str, optional
-        Which reference function a plain callable implements; default 'attention'.
+        Which reference function a plain callable implements; default 'attention'. Of an adapter, check only this one.
     mechanism : str, optional
         Check only the functions of this mechanism.
     precision : str, optional
@@ -88,8 +88,10 @@ def check(
         raise ValueError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
     cases = [c for c in all_cases(adapter, mechanism, effort, seed) if fnmatch.fnmatch(c.id, only)]
+    cases = [c for c in cases if function in (None, c.function)]
     if not cases:
-        parts = [f"mechanism {mechanism!r}"] * (mechanism is not None) + [f"cases {only!r}"] * (only != "*")
+        asked = {"function": function, "mechanism": mechanism, "cases": None if only == "*" else only}
+        parts = [f"{name} {value!r}" for name, value in asked.items() if value is not None]
         raise ValueError(f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}")
     report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
     if isinstance(adapter, CallableAdapter):
@@ -109,7 +111,13 @@ def check(
                 progress(number + 1, len(cases))
     except KeyboardInterrupt:
         report.interrupted = len(cases)
-    whole = mechanism is None and only == "*" and effort != "smoke" and not report.interrupted
+    whole = (
+        mechanism is None
+        and set(adapter.functions) <= {c.function for c in cases}
+        and only == "*"
+        and effort != "smoke"
+        and not report.interrupted
+    )
     if whole:
         report.stale = [entry for entry in entries if entry not in used and not entry.expired]
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)

@@ -45,6 +45,7 @@ class Kernel:
                 w = self.dropped(w, np.asarray(dropout[0]), F(dropout[1]))
             out = self.out(w, v, seen)
             out = np.broadcast_to(out, (*np.broadcast_shapes(lead, out.shape[:-2]), *out.shape[-2:])).astype(F)
+            lse = np.broadcast_to(lse, (*out.shape[:-1], 1))
             out, lse = self.finish(out, lse, s, seen)
             return (out, lse[..., 0]) if return_lse else out
 

@@ -432,6 +432,22 @@ def causal_top_left(d_out, q, k, v, mask=None, **options):
     return evaluate(d_out, q, k, v, mask, backward_mask=moved, delta=_from_output, **options)
 
 
+@variant(
+    "causal/top_left",
+    "ATTN-ALIGN",
+    "attention_vjp",
+    seen=["torch scaled_dot_product_attention(is_causal=True)", "jax.nn.dot_product_attention(is_causal=True)"],
+    advice="pass q_positions=arange(N)",
+)
+def of_causal_top_left(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention that aligns the queries with the first keys, forward as backward."""
+    offset = k.shape[-2] - q.shape[-2]
+    if not isinstance(mask, Mask) or not offset or options.get("q_positions") is not None:
+        raise NotApplicable
+    moved = replaced(mask, "causal", lambda: shifted(masks.causal(), -offset))
+    return evaluate(d_out, q, k, v, moved, **options)
+
+
 def _from_output(p, d_p, undropped, d_out, out):
     return np.sum(d_out * out, axis=-1, keepdims=True)
 
