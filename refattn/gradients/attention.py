@@ -134,9 +134,7 @@ def attention_vjp(
 
     transposed = xp.matrix_transpose
     along_k = product_of_present(xp, d_scores, present, k)  # (..., N, D)
-    dropped = xp.where(
-        counted, stages.dropout, 0.0
-    )  # else a row that is NaN is so for excluded keys, too [GRAD-ABSENT]
+    dropped = xp.where(counted, stages.dropout, 0.0)  # a row that is NaN is so for excluded keys, too [GRAD-ABSENT]
     seen = xp.any(present, axis=-1, keepdims=True)
     return AttentionGradients(
         q=summed_to(xp, scale * along_k, q.shape),

@@ -139,7 +139,7 @@ class Problem:
         elif self.first_key is not None:
             found = self._reach(rows)
             start, stop = _clipped(found.may, self.first_key, 0, self.m)
-            first, last = _rounded(*_clipped(found.must, self.first_key, start, stop), start, stop)
+            first, last = _rounded(_clipped(found.must, self.first_key, start, stop), start, stop)
             yield from self._cut(start, first, False)
             yield from self._cut(first, last, True)
             yield from self._cut(last, stop, False)
@@ -265,8 +265,9 @@ def _first_of_consecutive(xp, positions):
     return int(positions[0])
 
 
-def _rounded(first, last, start, stop):
-    """Where keys that all may be attended to begin and end, at multiples of 64: a tile of one key costs one of many."""
+def _rounded(keys, start, stop):
+    """Keys that all may be attended to, from and up to multiples of 64: a tile of one key costs what one of many does."""
+    first, last = keys
     first = first if first == start else min(-(-first // 64) * 64, last)
     return first, last if last == stop else max(last // 64 * 64, first)
 

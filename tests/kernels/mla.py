@@ -49,8 +49,11 @@ def kernel(fmt="float32", form=None):
         r = p.kv_norm.shape[0]
         return narrow(normed(down[..., :r], p.kv_norm, eps)), narrow(turned(down[..., r:], positions, rope))
 
+    def wide(x):
+        return type(x)(*map(wide, x)) if isinstance(x, tuple) else None if x is None else x.astype(F32)
+
     def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):  # noqa: B008
-        return latents(x, params, positions, rope, eps)
+        return latents(wide(x), wide(params), positions, rope, eps)
 
     def softmax_mix(scores, seen, values, block=16):
         """Running maxima over blocks of keys; weights are rounded before they are summed into the output."""
@@ -73,7 +76,8 @@ def kernel(fmt="float32", form=None):
     def multi_head_latent_attention(
         x, params, *, heads, mask=None, rope=Rope(), positions=None, eps=1e-6, scale=None, absorbed=False, cache=None,  # noqa: B008
     ):  # fmt: skip
-        p, n = params, x.shape[-2]
+        x, p, cache = wide(x), wide(params), wide(cache)
+        n = x.shape[-2]
         before = 0 if cache is None else cache.length
         at = before + np.arange(n) if positions is None else positions
         c, shared = latents(x, p, at, rope, eps)

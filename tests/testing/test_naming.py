@@ -19,7 +19,11 @@ from refattn.testing.profiles import profile
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants
 from refattn.testing.vectors import results
-from tests.testing.drawn import DRAWN, Drawn
+from tests.testing import drawn
+from tests.testing.drawn import Drawn
+from tests.testing.drawn_more import DRAWN_MORE
+
+DRAWN = {**drawn.DRAWN, **DRAWN_MORE}
 
 PROFILES = ("float32", "bfloat16", "float16")
 LEAST = 4.0  # a trial counts where the variant differs from the reference by more bounds than this
@@ -59,14 +63,17 @@ def outputs(function, seed, precision, wanted):
                 values = results(v.call(**given))
         except NotApplicable:
             continue
-        away = {
-            name: distance(np.asarray(values[name], dtype=float), np.asarray(b.value, dtype=float),
-                           np.broadcast_to(b.hard, np.shape(b.value)))
-            for name, b in limits.items()
-            if name in values and np.shape(values[name]) == np.shape(b.value)
-        }  # fmt: skip
+        away = {name: _away(values[name], b) for name, b in limits.items() if name in values}
         if away and max(away.values()) > LEAST:
             yield v, given, values, limits
+
+
+def _away(value, b):
+    """How many bounds a variant's value is from the reference's; infinitely many if it has another shape."""
+    if np.shape(value) != np.shape(b.value):
+        return np.inf
+    want = np.asarray(b.value, dtype=float)
+    return distance(np.asarray(value, dtype=float), want, np.broadcast_to(b.hard, want.shape))
 
 
 def named(v, given, values, limits, precision):
@@ -90,6 +97,8 @@ def named(v, given, values, limits, precision):
     with np.errstate(all="ignore"):
         lead = np.asarray(results(leader.call(**given))[wrong[0].result], dtype=float)
     own = np.asarray(values[wrong[0].result], dtype=float)
+    if own.shape != np.shape(b.value):  # one of several that return another shape
+        return ("alike" if own.shape == lead.shape and np.allclose(own, lead, equal_nan=True) else "behind"), leader.name
     limit = np.maximum(np.broadcast_to(b.hard, own.shape), profile(precision).out.u * np.abs(np.nan_to_num(own)))
     return ("alike" if distance(lead, own, limit) <= ALIKE else "behind"), leader.name
 

@@ -58,7 +58,8 @@ def automatic_bound(function: str, profile: Profile, /, *args, **kwargs) -> dict
         returned = function_named(function)(
             *(_tracked(xp, x) for x in args), **{name: _tracked(xp, x) for name, x in kwargs.items()}
         )
-        return {name: _bound(profile, name, x) for name, x in _flat(results(returned)).items()}
+        found = _flat(results(returned))
+        return {name: _bound(profile, x, _format(profile, name, found)) for name, x in found.items()}
 
 
 def _flat(found):
@@ -72,8 +73,13 @@ def _flat(found):
     return flat
 
 
-def _bound(profile, name, x):
-    fmt = FORMATS["float32"] if name == "lse" and profile.out.precision < 24 else profile.out
+def _format(profile, name, found):
+    """What a result is stored in: a log-sum-exp, with no axis of features, in float32 at least."""
+    wide = name == "lse" and found[name].ndim < found["out"].ndim and profile.out.precision < 24
+    return FORMATS["float32"] if wide else profile.out
+
+
+def _bound(profile, x, fmt):
     if not isinstance(x, Tracked):  # a constant
         value = np.asarray(x)
         number = value.dtype.kind == "f"
