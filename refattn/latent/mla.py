@@ -49,7 +49,7 @@ class _Sizes(NamedTuple):
     value: int  # Dv
 
 
-def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):  # noqa: B008 (a constant)
+def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):
     r"""What the cache of multi-head latent attention holds: a latent and a rotated key for each token.
 
     .. math:: c = \mathrm{RMSNorm}(x W^{DKV}_{:R}), \qquad k^R = \mathrm{RoPE}(x W^{DKV}_{R:})
@@ -87,7 +87,7 @@ def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):  # noqa: B008 (a
 
 
 def multi_head_latent_attention(
-    x, params, *, heads, mask=None, rope=Rope(), positions=None, eps=1e-6, scale=None, absorbed=False, cache=None,  # noqa: B008
+    x, params, *, heads, mask=None, rope=Rope(), positions=None, eps=1e-6, scale=None, absorbed=False, cache=None,
 ):  # fmt: skip
     r"""Multi-head latent attention, explicit or absorbed.
 

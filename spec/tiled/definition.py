@@ -153,7 +153,7 @@ def nested(tree, count):
             order = [order, number]
         return order
     if tree == "balanced":
-        halves = lambda a, b: a if b - a == 1 else [halves(a, (a + b) // 2), halves((a + b) // 2, b)]  # noqa: E731
+        halves = lambda a, b: a if b - a == 1 else [halves(a, (a + b) // 2), halves((a + b) // 2, b)]
         return halves(0, count)
     return tree
 

@@ -288,7 +288,7 @@ def mask_lost_with_causal(*args, **kwargs):
 )
 def window_one_more_left(q, k, v, mask=None, **options):
     """One key too many on the left: a window of W tokens passed as W instead of W - 1."""
-    grown = lambda left, right: masks.window(None if left is None else left + 1, right)  # noqa: E731
+    grown = lambda left, right: masks.window(None if left is None else left + 1, right)
     return evaluate(q, k, v, _replaced(mask, "window", grown), **options)
 
 
@@ -389,7 +389,7 @@ def keys_last_dropped(q, k, v, mask=None, **options):
     """The last key is never attended to: a tail of the loop over keys is cut off."""
     if k.shape[-2] == 0:
         raise NotApplicable
-    drop = lambda s: np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, -np.inf, s)  # noqa: E731
+    drop = lambda s: np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, -np.inf, s)
     return evaluate(q, k, v, mask, scored=drop, **options)
 
 
@@ -447,7 +447,7 @@ def empty_row_lse_plus_infinity(q, k, v, mask=None, *, return_lse=False, **optio
     """The log-sum-exp of a row without any key is +infinity."""
     if not return_lse:
         raise NotApplicable
-    flip = lambda out, lse, weights, s: (out, np.where(np.isneginf(lse), np.inf, lse))  # noqa: E731
+    flip = lambda out, lse, weights, s: (out, np.where(np.isneginf(lse), np.inf, lse))
     return evaluate(q, k, v, mask, finish=flip, return_lse=True, **options)
 
 
@@ -456,7 +456,7 @@ def empty_row_lse_finite(q, k, v, mask=None, *, return_lse=False, **options):
     """The log-sum-exp of a row without any key is a finite sentinel."""
     if not return_lse:
         raise NotApplicable
-    clip = lambda out, lse, weights, s: (out, np.maximum(lse, -49994.0))  # noqa: E731
+    clip = lambda out, lse, weights, s: (out, np.maximum(lse, -49994.0))
     return evaluate(q, k, v, mask, finish=clip, return_lse=True, **options)
 
 
@@ -521,7 +521,7 @@ def softcap_zero_divides(q, k, v, mask=None, *, softcap=None, **options):
     """A cap of 0 is applied as it stands: NaN."""
     if softcap != 0:
         raise NotApplicable
-    nothing = lambda out, lse, weights, s: (np.full_like(out, np.nan), np.full_like(lse, np.nan))  # noqa: E731
+    nothing = lambda out, lse, weights, s: (np.full_like(out, np.nan), np.full_like(lse, np.nan))
     return evaluate(q, k, v, mask, finish=nothing, **options)
 
 
@@ -610,7 +610,7 @@ def sink_after_shift(q, k, v, mask=None, *, sinks=None, **options):
 def sink_in_lse(q, k, v, mask=None, *, sinks=None, return_lse=False, **options):
     """The log-sum-exp includes the sink."""
     _needs(sinks, return_lse or None)
-    included = lambda w, lse, z: (w / (1.0 + np.exp(z - lse)), np.logaddexp(lse, z))  # noqa: E731
+    included = lambda w, lse, z: (w / (1.0 + np.exp(z - lse)), np.logaddexp(lse, z))
     return evaluate(q, k, v, mask, sinks=sinks, sink=included, return_lse=True, **options)
 
 
@@ -628,7 +628,7 @@ def sink_as_key_with_mean_value(q, k, v, mask=None, *, sinks=None, **options):
     _needs(sinks)
     if v.shape[-2] == 0:
         raise NotApplicable
-    share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x.mean(axis=-2, keepdims=True)  # noqa: E731
+    share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x.mean(axis=-2, keepdims=True)
     return evaluate(q, k, v, mask, sinks=sinks, weigh=share, **options)
 
 

@@ -179,7 +179,7 @@ def mask_after_softmax(q, k, v, mask=None, **options):
     _needs(mask is not None, options.get("sinks") is None)
     given = {name: options.pop(name, None) for name in ("q_positions", "k_positions")}
     allowed = masks.visible(mask, q.shape[-2], k.shape[-2], like=q, **given)
-    drop = lambda w, keep, rate: np.where(keep, w / (1.0 - rate), 0.0)  # noqa: E731
+    drop = lambda w, keep, rate: np.where(keep, w / (1.0 - rate), 0.0)
     keep, rate = options.pop("dropout", None) or (True, 0.0)
     return evaluate(q, k, v, None, dropout=(allowed & np.asarray(keep), rate), drop=drop, **options)
 
@@ -254,7 +254,7 @@ def bias_transposed(q, k, v, mask=None, *, bias=None, **options):
 def _biased(change):
     def call(q, k, v, mask=None, *, bias=None, **options):
         _needs(bias is not None)
-        added = lambda s, b, scale: np.where(np.isneginf(b), -np.inf, change(s, b))  # noqa: E731
+        added = lambda s, b, scale: np.where(np.isneginf(b), -np.inf, change(s, b))
         return evaluate(q, k, v, mask, bias=bias, add_bias=added, **options)
 
     return call

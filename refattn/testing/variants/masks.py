@@ -143,14 +143,14 @@ def positions_ignored(self, n, m, *, q_positions=None, k_positions=None, like=No
 @change_of("positions/int32", "MASK-POSITIONS")
 def positions_in_32_bits(mask):
     """Positions are held in 32 bits and wrap around."""
-    wrapped = lambda x: x.astype(np.int32).astype(np.int64)  # noqa: E731
+    wrapped = lambda x: x.astype(np.int32).astype(np.int64)
     return Mask(lambda i, j: mask.admits(wrapped(i), wrapped(j)))
 
 
 @change_of("positions/float32", "MASK-POSITIONS")
 def positions_in_float32(mask):
     """Positions are held in float32: beyond 2^24 neighbours become one."""
-    rounded = lambda x: x.astype(np.float32).astype(np.int64)  # noqa: E731
+    rounded = lambda x: x.astype(np.float32).astype(np.int64)
     return Mask(lambda i, j: mask.admits(rounded(i), rounded(j)))
 
 
@@ -309,7 +309,7 @@ def window_symmetric(mask):
 )
 def window_halved(mask):
     """The reach is taken for the total of both sides, so that each gets half of it."""
-    half = lambda reach: None if reach is None else reach // 2  # noqa: E731
+    half = lambda reach: None if reach is None else reach // 2
     return replaced(mask, "window", lambda left, right: masks.window(half(left), half(right)))
 
 
@@ -362,7 +362,7 @@ def dilated_ignored(mask):
 @change_of("dilated/reach_in_positions", "MASK-DILATED", advice="pass left and right divided by the dilation")
 def dilated_reach_in_positions(mask):
     """The reach counts positions instead of steps."""
-    in_steps = lambda reach, dilation: None if reach is None else reach // dilation  # noqa: E731
+    in_steps = lambda reach, dilation: None if reach is None else reach // dilation
     return replaced(
         mask,
         "dilated",
@@ -479,7 +479,7 @@ def fixed_first_of_block(mask):
 @change_of("fixed/one_more", "MASK-FIXED")
 def fixed_one_more(mask):
     """The paper's remainders l - c to l are read as c + 1 positions."""
-    more = lambda stride, summary: masks.fixed(stride, min(summary + 1, stride))  # noqa: E731
+    more = lambda stride, summary: masks.fixed(stride, min(summary + 1, stride))
     return replaced(mask, "fixed", more)
 
 
@@ -553,7 +553,7 @@ def _listed(tokens, of_queries):
 @change_of("global/first_positions", "MASK-GLOBAL", seen=["BigBird (internal global tokens)"])
 def global_first_positions(mask):
     """As many global positions as are listed, but the first of the sequence."""
-    first = lambda tokens: masks.global_tokens(np.arange(np.shape(tokens)[-1]))  # noqa: E731
+    first = lambda tokens: masks.global_tokens(np.arange(np.shape(tokens)[-1]))
     return replaced(mask, "global_tokens", first)
 
 
@@ -601,7 +601,7 @@ def padding_one_more(mask):
 @change_of("padding/one_fewer", "MASK-PADDING")
 def padding_one_fewer(mask):
     """The last real key is not seen."""
-    fewer = lambda lengths, starts: masks.padding(np.maximum(np.asarray(lengths) - 1, 0), starts)  # noqa: E731
+    fewer = lambda lengths, starts: masks.padding(np.maximum(np.asarray(lengths) - 1, 0), starts)
     return replaced(mask, "padding", fewer)
 
 
@@ -644,7 +644,7 @@ def documents_first_boundary_only(mask):
 
     def first_or_rest(ids, k_ids):
         ids = np.asarray(ids)
-        same = lambda x: None if x is None else (np.asarray(x) == ids[..., :1]).astype(np.int64)  # noqa: E731
+        same = lambda x: None if x is None else (np.asarray(x) == ids[..., :1]).astype(np.int64)
         return masks.documents(same(ids), same(k_ids))
 
     return replaced(mask, "documents", first_or_rest)
@@ -706,7 +706,7 @@ def tree_descendants(mask):
 
     def rule(parents, prefix):
         right = masks.tree(parents, prefix)
-        inside = lambda i, j: (i >= prefix) & (j >= prefix)  # noqa: E731
+        inside = lambda i, j: (i >= prefix) & (j >= prefix)
         return Mask(lambda i, j: np.where(inside(i, j), right.admits(j, i), right.admits(i, j)))
 
     return replaced(mask, "tree", rule)

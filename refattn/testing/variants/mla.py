@@ -25,7 +25,10 @@ def _scaled(name, seen, features):
     def call(x, params, *, heads, **options):
         if options.get("scale") is not None:
             raise NotApplicable
-        scale = 1.0 / math.sqrt(features(*_sizes(params, heads)))
+        counted = features(*_sizes(params, heads))
+        if not counted:
+            raise NotApplicable
+        scale = 1.0 / math.sqrt(counted)
         return multi_head_latent_attention(x, params, heads=heads, **{**options, "scale": scale})
 
     call.__doc__ = f"The default scale counts {name}."
@@ -85,44 +88,41 @@ def mla_rope_first(x, params, *, heads, **options):
 
 
 @variant("mla/half_pairs", "MLA-ROPE", _ATTEND)
-def mla_half_pairs(x, params, *, rope=Rope(), **options):  # noqa: B008
+def mla_half_pairs(x, params, *, rope=Rope(), **options):
     """Pairs are (i, i + Dr/2), although the weights are for neighbours."""
     return multi_head_latent_attention(x, params, rope=rope._replace(layout="half"), **options)
 
 
 @variant("mla/whole_head_rotated", "MLA-ROPE", _ATTEND)
-def mla_whole_head_rotated(x, params, *, heads, rope=Rope(), positions=None, **options):  # noqa: B008
+def mla_whole_head_rotated(x, params, *, heads, rope=Rope(), positions=None, cache=None, **options):
     """The part without positions is rotated as well, in queries only."""
-    nope = _sizes(params, heads)[2]
-    if nope % 2 or positions is None or x.ndim != 2 or params.w_dq is None:
+    nope, n = _sizes(params, heads)[2], x.shape[-2]
+    positions = (0 if cache is None else cache.length) + np.arange(n) if positions is None else positions
+    if nope % 2 or not nope or np.ndim(positions) > 1 or rope.rotary_dim is not None:
         raise NotApplicable
-    base = multi_head_latent_attention(x, params, heads=heads, rope=rope, positions=positions, **options)
+    given = {**options, "heads": heads, "rope": rope, "positions": positions, "cache": cache}
     rows = []
-    for n, p in enumerate(positions):  # a rotation of the columns of w_q, another for each token
+    for row, position in enumerate(positions):  # a rotation of the columns of w_q, another for each token
         w = params.w_q.reshape(len(params.w_q), heads, -1).copy()
-        w[..., :nope] = rope(w[..., :nope], np.full(heads, p))
-        moved = multi_head_latent_attention(
-            x, params._replace(w_q=w.reshape(params.w_q.shape)), heads=heads, rope=rope, positions=positions, **options
-        )
-        rows.append(moved[n])
-    return np.array(rows).reshape(base.shape)
+        w[..., :nope] = rope(w[..., :nope], np.full(heads, position))
+        moved = multi_head_latent_attention(x, params._replace(w_q=w.reshape(params.w_q.shape)), **given)
+        rows.append(moved[..., row, :])
+    return np.stack(rows, axis=-2)
 
 
 @variant("mla/no_latent_norm", "MLA-NORM", _ATTEND)
 def mla_no_latent_norm(x, params, *, heads, eps=1e-6, **options):
     """The latent is not normalised."""
     width = params.kv_norm.shape[0]
-    if x.ndim != 2:
-        raise NotApplicable
     return _with_latents(x, params, heads, eps, options, x @ params.w_dkv[:, :width], None)
 
 
 @variant("mla/norm_on_rope_key", "MLA-NORM", _ATTEND)
 def mla_norm_on_rope_key(x, params, *, heads, eps=1e-6, **options):
     """The shared key is normalised before it is rotated."""
-    if x.ndim != 2:
-        raise NotApplicable
     key = x @ params.w_dkv[:, params.kv_norm.shape[0] :]
+    if not key.shape[-1]:
+        raise NotApplicable
     return _with_latents(
         x, params, heads, eps, options, None, key / np.sqrt(np.mean(key**2, axis=-1, keepdims=True) + eps)
     )
@@ -139,21 +139,24 @@ def mla_no_query_norm(x, params, **options):
 
 
 def _with_latents(x, params, heads, eps, options, latents, key):
-    """Attention with other latents or another shared key, for one sequence."""
+    """Attention with other latents or other shared keys of the tokens in x."""
+    held, rope, positions = (options.pop(name, None) for name in ("cache", "rope", "positions"))
+    rope = Rope() if rope is None else rope
+    start = 0 if held is None else held.length
+    positions = start + np.arange(x.shape[-2]) if positions is None else positions
 
     class Changed:
         """A cache that gives what it was told to."""
 
-        length, mask = 0, options.get("mask")
+        length, mask = start, None if held is None else held.mask
 
         def append(self, own, rope_keys):
-            positions = options.get("positions")
-            positions = np.arange(len(x)) if positions is None else positions
-            rope = options.get("rope", Rope())
-            new = rope_keys if key is None else rope(key, positions)
-            return own if latents is None else latents, new, positions, positions
+            new = own if latents is None else latents, rope_keys if key is None else rope(key, positions)
+            return (*new, positions, positions) if held is None else held.append(*new)
 
-    return multi_head_latent_attention(x, params, heads=heads, eps=eps, cache=Changed(), **options)
+    return multi_head_latent_attention(
+        x, params, heads=heads, eps=eps, rope=rope, positions=positions, cache=Changed(), **options
+    )
 
 
 @variant("mla/latent_before_norm", "MLA-CACHE", "latent.latents_of")

@@ -68,7 +68,7 @@ def scale_number_of_keys(q, k, v, mask=None, *, scale=None, **options):
 def scale_on_weights(q, k, v, mask=None, *, scale=None, **options):
     """The scale multiplies the weights, after the softmax."""
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    after = lambda out, lse, weights, s: (scale * out, lse)  # noqa: E731
+    after = lambda out, lse, weights, s: (scale * out, lse)
     return evaluate(q, k, v, mask, scale=1.0, finish=after, **options)
 
 
@@ -112,7 +112,7 @@ def softcap_scaled_twice(q, k, v, mask=None, *, softcap=None, scale=None, **opti
     """The scale is applied again inside the cap."""
     _needs(softcap)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    again = lambda s, c: c * np.tanh(scale * s / c)  # noqa: E731
+    again = lambda s, c: c * np.tanh(scale * s / c)
     return evaluate(q, k, v, mask, softcap=softcap, scale=scale, cap=again, **options)
 
 
@@ -191,7 +191,7 @@ def sink_capped(*args, **kwargs):
 def sink_value_of_first_key(q, k, v, mask=None, *, sinks=None, **options):
     """The sink's share goes to the first value instead of to nothing."""
     _needs(sinks is not None, k.shape[-2] > 0)
-    share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x[..., :1, :]  # noqa: E731
+    share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x[..., :1, :]
     return evaluate(q, k, v, mask, sinks=sinks, weigh=share, **options)
 
 
