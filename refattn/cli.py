@@ -91,7 +91,10 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--mechanism", help="check only the functions of this mechanism (refattn list)")
     check.add_argument("--layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes that module:function wants")
-    check.add_argument("--precision", help="what module:function promises to round and where (default: float32)")
+    check.add_argument(
+        "--precision",
+        help="what module:function promises to round and where (default: float32); of an adapter, check only this dtype",
+    )
     check.add_argument("--effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases")
     check.add_argument("--seed", type=int, default=0, help="of the random cases")
     check.add_argument(
@@ -223,6 +226,7 @@ def _check(options):
             target,
             options.function,
             mechanism=options.mechanism,
+            precision=options.precision,
             effort=options.effort,
             seed=options.seed,
             only=options.case,

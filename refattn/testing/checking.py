@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from refattn.testing import consistency, vectors
+from refattn.testing import consistency, profiles, vectors
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.allow import Allowance, problems
 from refattn.testing.layouts import in_dtype
@@ -54,7 +54,8 @@ def check(
     mechanism : str, optional
         Check only the functions of this mechanism.
     precision : str, optional
-        The precision profile of a plain callable, and the dtype of its inputs; default float32.
+        The precision profile of a plain callable, and the dtype of its inputs; default float32. Of an adapter, check
+        only this dtype.
     layout : {"bhnd", "bnhd"}
         How a plain callable wants its axes.
     effort : {"smoke", "standard", "full"}
@@ -87,10 +88,14 @@ def check(
     if effort not in EFFORTS:
         raise ValueError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
-    cases = [c for c in all_cases(adapter, mechanism, effort, seed) if fnmatch.fnmatch(c.id, only)]
-    cases = [c for c in cases if function in (None, c.function)]
+    offered = list(all_cases(adapter, mechanism, effort, seed))
+    dtype = None if precision is None else profiles.profile(precision).out.name
+    cases = [
+        c for c in offered if fnmatch.fnmatch(c.id, only) and function in (None, c.function) and dtype in (None, c.dtype)
+    ]
     if not cases:
-        asked = {"function": function, "mechanism": mechanism, "cases": None if only == "*" else only}
+        asked = {"function": function, "mechanism": mechanism, "precision": precision}
+        asked["cases"] = None if only == "*" else only
         parts = [f"{name} {value!r}" for name, value in asked.items() if value is not None]
         raise ValueError(f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}")
     report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
@@ -111,13 +116,7 @@ def check(
                 progress(number + 1, len(cases))
     except KeyboardInterrupt:
         report.interrupted = len(cases)
-    whole = (
-        mechanism is None
-        and set(adapter.functions) <= {c.function for c in cases}
-        and only == "*"
-        and effort != "smoke"
-        and not report.interrupted
-    )
+    whole = mechanism is None and len(cases) == len(offered) and effort != "smoke" and not report.interrupted
     if whole:
         report.stale = [entry for entry in entries if entry not in used and not entry.expired]
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)

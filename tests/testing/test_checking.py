@@ -203,7 +203,7 @@ def test_layouts():
     def bnhd(q, k, v, mask=None, **options):
         turned = (np.swapaxes(x, -2, -3) if x.ndim >= 3 else x for x in (q, k, v))
         result = refattn.attention(*turned, mask, **options)
-        turn = lambda x: np.swapaxes(x, -2, -3) if x.ndim >= 3 else x  # noqa: E731
+        turn = lambda x: np.swapaxes(x, -2, -3) if x.ndim >= 3 else x
         return (turn(result[0]), result[1]) if isinstance(result, tuple) else turn(result)
 
     assert check(bnhd, layout="bnhd").ok
@@ -255,3 +255,24 @@ def test_wrong_use_is_named():
         ValueError, match=r"target is 'nothing'; it must be one of onnx, onnxruntime, torch, .* or module:function"
     ):
         check("nothing")
+
+
+class TwoFunctions(Adapter):
+    """An adapter of two functions in two dtypes."""
+
+    name = "two"
+
+    def __init__(self):
+        self.functions = {"softmax": refattn.softmax, "attention": refattn.attention}
+
+    def dtypes(self, function):
+        return ("float32", "bfloat16")
+
+
+def test_function_and_precision_choose_among_what_an_adapter_offers():
+    report = check(TwoFunctions(), "softmax", precision="bfloat16")
+    assert {(r.case.function, r.case.dtype) for r in report.results} == {("softmax", "bfloat16")}
+    everything = check(TwoFunctions(), mechanism="softmax")
+    assert {r.case.dtype for r in everything.results} == {"float32", "bfloat16"}
+    with pytest.raises(ValueError, match="two offers nothing to check for function 'rope' and precision 'bfloat16'"):
+        check(TwoFunctions(), "rope", precision="bfloat16")
