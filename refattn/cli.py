@@ -337,8 +337,10 @@ def _identify(options):
 def _list(options):
     from refattn.testing import catalogue
 
-    for name, about in catalogue.listing(options.what):
-        print(f"{name:<28} {about}".rstrip())
+    rows = catalogue.listing(options.what)
+    width = max([28, *(len(name) for name, _ in rows)])
+    for name, about in rows:
+        print(f"{name:<{width}} {about}".rstrip())
     return PASS
 
 

@@ -1,7 +1,8 @@
 """Do the tests bite? Change one thing in the reference at a time, and see a test go red.
 
-    python tests/mutate.py                    every module of the dense core
+    python tests/mutate.py                    every module
     python tests/mutate.py softmax masks      some
+    python tests/mutate.py tiled --only reach.py    one file of a package; writes nothing
     python tests/mutate.py --again            only those that survived the last time
     python tests/mutate.py --write            also write tests/mutation.json, and tests/mutation.md from it
 
@@ -20,6 +21,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -34,16 +36,19 @@ MODULES = (
     "feedforward",
     "gradients",
     "tiled",
+    "cache",
+    "latent",
     "backend",
 )
 TESTS = {
     "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"],
     "tiled": ["tests/test_tiled.py", "tests/test_tiled_backward.py", "tests/test_packed.py"],
     "gradients": ["tests/test_gradients.py", "tests/test_gradients_of_pieces.py"],
+    "latent": ["tests/latent"],
 }
 ON_NUMPY = {True: ["--library", "numpy"], False: []}  # the shim's differences show on the strict library
 RESULTS = ROOT / "tests" / "mutation.json"
-LIMIT = 60  # seconds a mutant may take; an endless loop is found out too
+LIMIT = 60  # seconds a mutant may take, or five times what the unchanged module takes; an endless loop is found out
 
 SWAPS = {
     ast.Lt: [ast.LtE], ast.LtE: [ast.Lt], ast.Gt: [ast.GtE], ast.GtE: [ast.Gt], ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq],
@@ -224,13 +229,13 @@ def _run(folder, module, file, source, queue):
     common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *ON_NUMPY[module != "backend"]]
     own = [*files_of(module), *TESTS.get(module, [f"tests/test_{module}.py"])]
     failed = int(pytest.main([*common, *own])) or int(
-        pytest.main([*common, "tests/test_vectors.py", "-k", f"{module}:"])
+        pytest.main([*common, "tests/test_vectors.py", "-k", f"{module}: or {module}/"])
     )
     queue.put(failed)
 
 
 def _attempt(task):
-    folder, module, file, line, what, source = task
+    folder, module, limit, file, line, what, source = task
     place = Path(folder, f"worker-{os.getpid()}")
     if not place.exists():
         shutil.copytree(
@@ -241,7 +246,7 @@ def _attempt(task):
     queue = context.SimpleQueue()
     child = context.Process(target=_run, args=(place, module, file, source, queue))
     child.start()
-    child.join(LIMIT)
+    child.join(limit)
     if child.is_alive():
         child.kill()
         child.join()
@@ -270,10 +275,17 @@ def main():
     parser.add_argument("modules", nargs="*", default=MODULES, metavar="module")
     parser.add_argument("--again", action="store_true", help="only the survivors in tests/mutation.json")
     parser.add_argument("--write", action="store_true", help="write tests/mutation.json and tests/mutation.md")
+    parser.add_argument(
+        "--only", metavar="FILE", help="mutants of this file alone, for a quick look: nothing is written"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
+    if options.only and options.write:
+        parser.error("--only judges a part of a module; --write wants all of it")
+    if options.only and not any(Path(f).name == options.only for m in options.modules for f in files_of(m)):
+        parser.error(f"no file of {', '.join(options.modules)} is called {options.only}")
     _warm()
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() and not options.only else {}
     known = {m: found for m, found in known.items() if m in MODULES}
     for module in options.modules:
         if module not in known or not options.again:
@@ -289,16 +301,22 @@ def main():
 
 def _judge(module, found, options):
     """Run the mutants of a module and write down which survive."""
-    sources = {file: (ROOT / file).read_text() for file in files_of(module)}
+    files = [file for file in files_of(module) if options.only in (None, Path(file).name)]
+    sources = {file: (ROOT / file).read_text() for file in files}
     before = [tuple(survivor) for survivor in found["survivors"]]
     with tempfile.TemporaryDirectory() as folder:
+        limit = LIMIT
         for file, source in sources.items():
-            if _attempt((folder, module, file, 0, "unchanged", source))[-1]:
+            start = time.monotonic()
+            if _attempt((folder, module, 20 * LIMIT, file, 0, "unchanged", source))[-1]:
                 sys.exit(f"the tests of {module} fail on the unchanged module")
-        tasks = [(folder, module, file, *mutant) for file, source in sources.items() for mutant in mutants(source)]
+            limit = max(limit, 5 * (time.monotonic() - start))
+        tasks = [
+            (folder, module, limit, file, *mutant) for file, source in sources.items() for mutant in mutants(source)
+        ]
         found["mutants"] = len(tasks)
         if options.again:
-            tasks = [t for t in tasks if (t[2], sources[t[2]].splitlines()[t[3] - 1].strip(), t[4]) in before]
+            tasks = [t for t in tasks if (t[3], sources[t[3]].splitlines()[t[4] - 1].strip(), t[5]) in before]
         found["survivors"] = []
         with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
             for done, (_, file, line, what, killed) in enumerate(pool.map(_attempt, tasks), start=1):

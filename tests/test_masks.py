@@ -17,7 +17,7 @@ from tests.strategies import rng
 def dense(library, mask, n, m, **options):
     """The dense form by way of `library`; positions are moved there, and without any the result is asked for there."""
     options.setdefault("like", np.zeros(1))
-    function = lambda mask, **options: mask.dense(n, m, **options)  # noqa: E731
+    function = lambda mask, **options: mask.dense(n, m, **options)
     result = library.call(function, mask, **options)
     assert result.dtype == bool
     return result
@@ -113,7 +113,7 @@ def test_by_hand(library, mask, lines, request):
 @pytest.mark.clause("MASK-WINDOW", "MASK-CHUNKED", "MASK-NEIGHBOURS", "MASK-FIXED", "MASK-ALIGN")
 def test_golden_constants():
     """Row sizes and rows that were observed in public implementations."""
-    count = lambda mask: mask.dense(7, 7).sum(axis=-1).tolist()  # noqa: E731
+    count = lambda mask: mask.dense(7, 7).sum(axis=-1).tolist()
     assert count(masks.window(2, 0)) == [1, 2, 3, 3, 3, 3, 3]
     assert count(masks.window(3, 3)) == [4, 5, 6, 7, 6, 5, 4]
     assert count(masks.window(2, 2)) == [3, 4, 5, 5, 5, 4, 3]
@@ -252,7 +252,7 @@ def test_a_node_sees_what_its_parent_sees_and_itself(library, seed, nodes, start
 @st.composite
 def expressions(draw, length, lead=True):
     """A random rule over positions 0 to length - 1 and what combines it, some of it with data a sequence and a head."""
-    integer = lambda least, most: draw(st.integers(least, most))  # noqa: E731
+    integer = lambda least, most: draw(st.integers(least, most))
 
     def data(least, most, *own):
         shape = draw(st.sampled_from([(), (3,), (2, 1), (2, 3)])) if lead else ()
@@ -421,7 +421,7 @@ def test_reaches_beyond_every_integer_are_no_bound(library):
     for mask in (masks.window(2**70, 2**63), masks.dilated(None, 2**62, 2) | masks.dilated(2**62, 2**62, 4)):
         assert dense(library, mask, 3, 1, q_positions=far).all()
     far = np.array([2**40, -(2**40)])
-    keys = lambda mask: dense(library, mask, 1, 2, k_positions=far).tolist()  # noqa: E731
+    keys = lambda mask: dense(library, mask, 1, 2, k_positions=far).tolist()
     assert keys(masks.prefix(2**40 + 1)) == [[True, True]]
     assert keys(masks.padding(1, 2**40)) == [[True, False]]
     assert keys(masks.global_tokens([2**40])) == [[True, False]]
@@ -639,7 +639,7 @@ def test_repr(mask, text):
 @pytest.mark.clause("MASK-POLARITY")
 def test_a_mask_argument_is_a_rule_or_a_boolean_array(library):
     like = library.array(np.zeros(1))
-    visible = lambda mask: library.numpy(masks.visible(mask, 2, 3, like=like))  # noqa: E731
+    visible = lambda mask: library.numpy(masks.visible(mask, 2, 3, like=like))
     assert masks.visible(None, 2, 3, like=like) is None
     np.testing.assert_array_equal(visible(masks.causal()), [[1, 1, 0], [1, 1, 1]])
     for shape in ((2, 3), (1, 3), (2, 1), (3,), (5, 2, 3), ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import time
 from collections.abc import Callable, Iterator
@@ -91,13 +92,17 @@ def check(
     offered = list(all_cases(adapter, mechanism, effort, seed))
     dtype = None if precision is None else profiles.profile(precision).out.name
     cases = [
-        c for c in offered if fnmatch.fnmatch(c.id, only) and function in (None, c.function) and dtype in (None, c.dtype)
+        c
+        for c in offered
+        if fnmatch.fnmatch(c.id, only) and function in (None, c.function) and dtype in (None, c.dtype)
     ]
     if not cases:
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
         asked["cases"] = None if only == "*" else only
         parts = [f"{name} {value!r}" for name, value in asked.items() if value is not None]
-        raise ValueError(f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}")
+        raise ValueError(
+            f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}{_meant(function)}"
+        )
     report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
     if isinstance(adapter, CallableAdapter):
         report.options = {"function": function, "precision": precision, "layout": layout}
@@ -122,6 +127,16 @@ def check(
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _meant(function):
+    """Which function may have been meant by a name that none has."""
+    known = {case.function for mechanism in vectors.mechanisms() for case in vectors.load(mechanism)}
+    if function is None or function in known:
+        return ""
+    meant = [name for name in known if name.endswith(f".{function}")]
+    meant = meant or difflib.get_close_matches(function, known)
+    return f"; did you mean {' or '.join(meant)}?" if meant else "; try: refattn list functions"
 
 
 def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:

@@ -144,7 +144,7 @@ def _value(v: Variant, judged: Judged):
 
 
 def _candidate(v, value, judged):
-    if judged.result != "lse":  # which is wider than the output
+    if judged.result != "lse" and judged.limit.any():  # lse is wider than the output; what has no bound is a count
         value = np.where(np.abs(value) > judged.profile.out.largest, np.copysign(np.inf, value), value)
     limit = _limit_around(value, judged)
     with np.errstate(invalid="ignore"):
@@ -180,7 +180,8 @@ def _limit_around(value, judged):
     nothing about it: there the limit is at least the usual one.
     """
     hard, out = np.where(np.isnan(judged.limit), 0.0, judged.limit), judged.profile.out
-    large = hard[hard > 4 * out.eta]
+    level = max(np.max(np.abs(x[np.isfinite(x)]), initial=0.0) for x in (value, judged.want))
+    large = hard[(hard > 4 * out.eta) & (hard <= level)]  # a limit beyond all values says nothing, also of others
     usual = np.median(large) if large.size else 0.0
     with np.errstate(invalid="ignore"):
         own = ~(np.abs(value - judged.want) <= 4 * hard)
@@ -251,13 +252,17 @@ def _precisions(judged: Judged):
         # float8 allows for so much that it would explain anything: only a result in its output format may be one
         and (p.name != "float8" or held == p.out.name)
     ]
-    with np.errstate(all="ignore"):
-        limits = [bound(judged.function, p, *judged.args, **judged.kwargs)[judged.result].hard for p in others]
-    order = sorted(
-        range(len(others)),
-        key=lambda n: (others[n].out.name != held, float(np.median(limits[n])) if np.size(limits[n]) else 0.0),
-    )
-    return [(others[n], limits[n]) for n in order]
+    limits = [(p, limit) for p in others if (limit := _limit_of(judged, p)) is not None]
+    return sorted(limits, key=lambda of: (of[0].out.name != held, float(np.median(of[1])) if np.size(of[1]) else 0.0))
+
+
+def _limit_of(judged: Judged, other: Profile):
+    """The bound for another profile; None where there is none (a code that it may round up or down)."""
+    try:
+        with np.errstate(all="ignore"):
+            return bound(judged.function, other, *judged.args, **judged.kwargs)[judged.result].hard
+    except NotImplementedError:
+        return None
 
 
 def _coarsest(x) -> str:

@@ -239,9 +239,10 @@ def snippet(adapter: Adapter, case: CheckCase, target: str, options: dict) -> st
     """A case as a Python program that runs by itself and fails as the case does."""
     given = "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
     dtype = case.dtype if case.dtype in ("float64", "float32", "float16") else "float32"
+    modules = {type(x).__module__ for x in case.arguments.values() if hasattr(x, "_fields")}
     lines = [
         "import numpy as np",
-        "import refattn",
+        *(f"import {module}" for module in sorted({"refattn", *modules})),
         "from refattn import masks",
         "from refattn.testing import adapters, assert_matches",
         "",

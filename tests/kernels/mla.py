@@ -52,7 +52,7 @@ def kernel(fmt="float32", form=None):
     def wide(x):
         return type(x)(*map(wide, x)) if isinstance(x, tuple) else None if x is None else x.astype(F32)
 
-    def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):  # noqa: B008
+    def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):
         return latents(wide(x), wide(params), positions, rope, eps)
 
     def softmax_mix(scores, seen, values, block=16):
@@ -74,7 +74,7 @@ def kernel(fmt="float32", form=None):
         return mixed / np.where(total == 0, 1, total)[..., None].astype(F32)
 
     def multi_head_latent_attention(
-        x, params, *, heads, mask=None, rope=Rope(), positions=None, eps=1e-6, scale=None, absorbed=False, cache=None,  # noqa: B008
+        x, params, *, heads, mask=None, rope=Rope(), positions=None, eps=1e-6, scale=None, absorbed=False, cache=None,
     ):  # fmt: skip
         x, p, cache = wide(x), wide(params), wide(cache)
         n = x.shape[-2]
@@ -92,7 +92,7 @@ def kernel(fmt="float32", form=None):
         else:
             seen = mask.dense(n, m, q_positions=q_at, k_positions=k_at) if isinstance(mask, masks.Mask) else mask
         seen = np.broadcast_to(seen, (*x.shape[:-2], n, m))
-        r, dr = p.kv_norm.shape[0], shared.shape[-1]
+        dr = shared.shape[-1]
         inner = x if p.w_dq is None else narrow(normed(x @ p.w_dq, p.q_norm, eps))
         size = p.w_q.shape[1] // heads
         dn, up = size - dr, p.w_ukv.shape[1] // heads

@@ -90,9 +90,11 @@ def tiled_vjp(v: Variant) -> Variant:
     vjp = v.call
 
     def call(d_out, q, k, v, mask=None, *, out=None, lse=None, q_tile=None, k_tile=None, **options):
+        from refattn.testing.variants.tiled import as_arrays
+
         if min(q.ndim, k.ndim) > 2 and k.shape[-3] not in (1, q.shape[-3]):
             raise NotApplicable
-        return vjp(d_out, q, k, v, mask, **options)
+        return vjp(d_out, q, k, v, mask, **_given(as_arrays(q, k, **options)))
 
     return replace(v, function="tiled_attention_vjp", call=call)
 

@@ -483,6 +483,7 @@ def offsets_of_queries_for_keys(q, k, v, q_offsets, k_offsets=None, mask=None, *
 def gradients(d_out, q, k, v, mask=None, *, out=None, lse=None, q_tile=None, k_tile=None, **options):
     """The gradients from all weights at once."""
     grouped = min(q.ndim, k.ndim) > 2 and k.shape[-3] not in (1, q.shape[-3])
+    options = as_arrays(q, k, **options)
     with np.errstate(all="ignore"):
         return (grouped_query_attention_vjp if grouped else attention_vjp)(d_out, q, k, v, mask, **options)
 
@@ -551,6 +552,7 @@ def group_not_summed(d_out, q, k, v, mask=None, **options):
 def delta_without_share(d_out, q, k, v, mask=None, *, sinks=None, **options):
     """The scores' gradient leaves out what all keys of a row share, the product of output and its cotangent."""
     _needs(sinks is None)
+    options = as_arrays(q, k, **options)
     plain = options.get("d_lse")
     own_k, own_v = repeated(q, k, v)
     out = attention(q, own_k, own_v, mask, **{n: x for n, x in options.items() if n not in _ONLY_BACKWARD})
