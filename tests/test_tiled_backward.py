@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refattn import masks
@@ -56,6 +56,7 @@ def test_any_tiles_give_the_gradients_of_attention(library, seed, q_tile, k_tile
 
 
 @pytest.mark.clause("TILED-GRADIENT", "TILED-GROUP")
+@settings(max_examples=15)  # many small tiles are slow on the strict library
 @given(seed=rng, kv_heads=st.sampled_from([1, 2, 3, 6]), q_tile=tiles, k_tile=tiles)
 def test_gradients_of_shared_heads_add_up(library, seed, kv_heads, q_tile, k_tile):
     q, d_out = floats_for(seed, (2, 6, N, 4)), floats_for(seed + 3, (2, 6, N, 3))

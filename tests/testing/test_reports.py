@@ -140,7 +140,10 @@ def test_an_allow_list_that_is_out_of_date_fails_a_strict_check_and_is_mentioned
     for report, word in ((lenient, "--strict makes this fail"), (strict, "ALLOW-LIST OUT OF DATE")):
         assert [problem in p for p in report.problems] == [True]
         assert word in reports.as_text(report)
-    assert check(mine, allow=[entry()], strict=True).ok
+
+
+def test_an_allow_list_that_is_needed_and_no_more_passes_a_strict_check():
+    assert check(CallableAdapter(top_left, name="mine"), allow=[entry()], strict=True).ok
 
 
 def test_a_part_of_the_cases_makes_no_entry_stale():
