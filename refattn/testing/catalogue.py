@@ -11,6 +11,7 @@ import refattn
 from refattn import masks
 from refattn.testing import adapters, presets, vectors
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
+from refattn.testing.formulas import in_text
 from refattn.testing.profiles import PROFILES
 from refattn.testing.variants import variants
 
@@ -64,7 +65,7 @@ def listing(what: str) -> list[tuple[str, str]]:
     if what == "functions":
         return [(name, _summary(f)) for name, f in functions().items()]
     if what == "clauses":
-        return [(name, sentence) for name, (_, sentence) in clauses().items()]
+        return [(name, in_text(sentence)) for name, (_, sentence) in clauses().items()]
     if what == "variants":
         return [(v.name, f"{v.function}, {v.clause}: {v.meaning}") for v in variants()]
     if what == "presets":
@@ -140,7 +141,7 @@ def _mask(expression):
 
 
 def _clause(name, mechanism, sentence):
-    lines = [f"{name}  ({mechanism})", "", textwrap.fill(sentence, 100), ""]
+    lines = [f"{name}  ({mechanism})", "", textwrap.fill(in_text(sentence), 100), ""]
     cases = [c.id for m in vectors.mechanisms() for c in vectors.load(m) if name in c.clauses]
     broken_by = sorted({v.name for v in variants() if v.clause == name})
     lines.append(f"golden cases: {', '.join(cases) or 'none'}")

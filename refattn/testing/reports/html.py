@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
+from refattn.testing.formulas import in_html
 from refattn.testing.reports.matrix import table, word
 
 _STYLE = """
@@ -210,7 +211,7 @@ def _missing(document):
 
 def _texts(used, clauses):
     items = "".join(
-        f'<dt id="{name}">{name}</dt><dd>{escape(clauses[name][1])} <span class="dim">({escape(clauses[name][0])})</span></dd>'
+        f'<dt id="{name}">{name}</dt><dd>{in_html(clauses[name][1])} <span class="dim">({escape(clauses[name][0])})</span></dd>'
         for name in used
         if name in clauses
     )
