@@ -20,7 +20,7 @@ def in_text(sentence: str) -> str:
     Examples
     --------
     >>> in_text(r"the sum of $e^{s_{ij}}$ and $\bar p / \sqrt{D}$")
-    'the sum of e^(s_ij) and p̄ / √(D)'
+    'the sum of e^(s_ij) and p̄ / √D'
     """
 
     def raised(x):
@@ -58,7 +58,7 @@ def _written(formula, plain, raised, lowered):
         token, command = tokens[place], commands[place]
         place += 1
         if command:
-            return {"sqrt": lambda: f"√({one()})", "bar": lambda: letter() + "\u0304"}.get(
+            return {"sqrt": lambda: rooted(one()), "bar": lambda: letter() + "\u0304"}.get(
                 token, lambda: named(token)
             )()
         if token == "{":
@@ -68,6 +68,9 @@ def _written(formula, plain, raised, lowered):
             place += 1
             return found
         return raised(one()) if token == "^" else lowered(one()) if token == "_" else plain(token)
+
+    def rooted(x):
+        return f"√{x}" if len(x) == 1 else f"√({x})"
 
     def letter():
         found = one()
