@@ -41,8 +41,7 @@ def clauses() -> dict[str, tuple[str, str]]:
 def functions() -> dict[str, object]:
     """Public function -> itself; what is not in the first name space comes by its full name, after the others."""
     found = {name: f for name in refattn.__all__ if inspect.isfunction(f := getattr(refattn, name))}
-    deeper = {case.function for mechanism in vectors.mechanisms() for case in vectors.load(mechanism)} - set(found)
-    return found | {name: vectors.function_named(name) for name in sorted(deeper)}
+    return found | {name: vectors.function_named(name) for name in sorted(vectors.functions() - set(found))}
 
 
 def rules() -> dict[str, object]:

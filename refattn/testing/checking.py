@@ -131,7 +131,7 @@ def check(
 
 def _meant(function):
     """Which function may have been meant by a name that none has."""
-    known = {case.function for mechanism in vectors.mechanisms() for case in vectors.load(mechanism)}
+    known = vectors.functions()
     if function is None or function in known:
         return ""
     meant = [name for name in known if name.endswith(f".{function}")]

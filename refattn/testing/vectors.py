@@ -110,6 +110,11 @@ def _mask(value):
     return getattr(masks, rule)(**rest)
 
 
+def functions() -> set[str]:
+    """The names of all functions that golden cases call."""
+    return {case.function for mechanism in mechanisms() for case in load(mechanism)}
+
+
 def function_named(name: str):
     """The function of refattn that a case calls: 'attention', 'positions.rotate', 'Mask.dense'."""
     found = refattn
