@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refattn import masks
+from refattn.attention import attention
 from refattn.gradients import attention_vjp, grouped_query_attention_vjp
-from refattn.tiled import tiled_attention, tiled_attention_vjp
+from refattn.tiled import problem, tiled_attention, tiled_attention_vjp
 from refattn.tiled.problem import K_TILE, Q_TILE, problem_of
 from tests.strategies import floats_for, rng
 from tests.test_tiled import M, N, options_for, qkv, some_mask, tiles
@@ -21,6 +22,12 @@ RULES = [
     masks.causal() & masks.window(3, 0),
     masks.padding(np.array([[11], [4]])),
     ~masks.causal(),
+]
+RULES_OF_HEADS = [
+    lambda heads: masks.causal(),
+    lambda heads: masks.padding(np.array([[4], [11]])) | masks.window(2, 0),
+    lambda heads: masks.padding(np.array([[11, 4, 0, 7, 8, 9][:heads]])) & masks.causal(),
+    lambda heads: ~masks.documents(np.arange(11 * heads).reshape(heads, 11) // 4),
 ]
 
 
@@ -64,6 +71,43 @@ def test_gradients_of_shared_heads_add_up(library, seed, kv_heads, q_tile, k_til
     options = {"bias": floats_for(seed, (6, 1, M)), "sinks": floats_for(seed, (6,)), "softcap": 3.0}
     got = library.call(tiled_attention_vjp, d_out, q, k, v, masks.causal(), q_tile=q_tile, k_tile=k_tile, **options)
     same(got, library.call(grouped_query_attention_vjp, d_out, q, k, v, masks.causal(), **options))
+
+
+@pytest.mark.clause("TILED-EQUAL", "TILED-FUNCTION", "TILED-GROUP", "TILED-GRADIENT")
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "stacked", "tasks"), [(6, 2, 1, 12), (6, 2, 2, 8), (6, 3, 6, 6), (4, 2, 4, 4)]
+)
+@pytest.mark.parametrize("rule", RULES_OF_HEADS, ids=["causal", "sequences", "heads", "documents"])
+@pytest.mark.parametrize("of_heads", ["tables", "positions", "functions"])
+def test_heads_that_share_keys_keep_what_is_their_own(monkeypatch, heads, kv_heads, stacked, tasks, rule, of_heads):
+    """Mask, bias, draws, sinks and positions of each head, where heads are taken one by one, in pairs, or by groups."""
+    q, d_out, d_lse = floats_for(1, (2, heads, N, 4)), floats_for(2, (2, heads, N, 3)), floats_for(3, (2, heads, N))
+    k, v = floats_for(4, (2, kv_heads, M, 4)), floats_for(5, (2, kv_heads, M, 3))
+    each = np.arange(heads)[:, None, None]
+    functions = {
+        "bias": lambda i, j: -0.1 * (1 + each) * abs(i - j),
+        "dropout": (lambda i, j: (5 * i + 3 * j + each) % 4 != 0, 0.25),
+    }
+    i, j = np.arange(M - N, M)[:, None], np.arange(M)
+    tables = {"bias": functions["bias"](i, j), "dropout": (functions["dropout"][0](i, j), 0.25)}
+    positions = {"q_positions": np.minimum(np.arange(N) + np.arange(heads)[:, None], M - 1)}
+    tiled = {"tables": tables, "positions": positions, "functions": functions}[of_heads]
+    dense = positions if of_heads == "positions" else tables
+    shared = {"sinks": floats_for(6, (2, heads)), "scale": 0.7}
+    rule = rule(heads)
+    k_of_each, v_of_each = (np.repeat(x, heads // kv_heads, axis=1) for x in (k, v))
+    monkeypatch.setattr(problem, "ROOM", stacked * 12)
+    tiles = {"q_tile": 3, "k_tile": 4}
+    assert len(list(problem_of(q, k, v, **tiles).indices())) == tasks
+
+    want = attention(q, k_of_each, v_of_each, rule, return_lse=True, **dense, **shared)
+    got = tiled_attention(q, k, v, rule, return_lse=True, **tiled, **tiles, **shared)
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-13)
+    want = attention_vjp(d_out, q, k_of_each, v_of_each, rule, d_lse=d_lse, **dense, **shared)
+    got = tiled_attention_vjp(d_out, q, k, v, rule, d_lse=d_lse, **tiled, **tiles, **shared)
+    d_k, d_v = (x.reshape(2, kv_heads, -1, *x.shape[2:]).sum(axis=2) for x in (want.k, want.v))
+    same(got, want._replace(k=d_k, v=d_v, bias=None if of_heads == "functions" else want.bias))
 
 
 @pytest.mark.clause("TILED-GRADIENT")

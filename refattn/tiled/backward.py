@@ -144,7 +144,8 @@ class Sums:
         sizes = [min(shape[n] for shape in own) for n in range(len(lead))]
         lists: dict[tuple, list] = {}
         for index in self.problem.indices():
-            lists.setdefault(tuple(i * sizes[n] // lead[n] for n, i in enumerate(index)), []).append(index)
+            first = [i.start if isinstance(i, slice) else i for i in index]
+            lists.setdefault(tuple(i * sizes[n] // lead[n] for n, i in enumerate(first)), []).append(index)
         return list(lists.values())
 
 

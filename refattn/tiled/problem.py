@@ -18,6 +18,7 @@ from refattn.tiled.reach import Interval, Reach, reach, with_data
 # tiles stay nearer to a core, but threads that wait for the interpreter cost more than that gains. Few queries (a step
 # of decoding) take as many more keys.
 Q_TILE, K_TILE = 512, 1024
+ROOM = Q_TILE * K_TILE  # for the tiles of all heads that are stacked
 
 
 _CORES = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "keep": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
@@ -44,7 +45,8 @@ class Problem:
         Whether all values are.
     q_tile, k_tile : int
     index : tuple
-        Where the arrays have been taken from: one index of the first leading axes.
+        Where the arrays have been taken from: one index of the first leading axes, or of all but the heads and a slice of
+        the heads, which stay an axis.
     """
 
     xp: Any
@@ -75,15 +77,29 @@ class Problem:
     def indices(self) -> Iterator[tuple]:
         """The indices of the leading axes that are taken one after the other; the tiles of the rest are stacked.
 
-        Small heads fill a tile together, large ones are worked on one by one. Where heads share keys and values all
-        are, so that nothing is repeated.
+        Small heads fill a tile together, large ones are worked on one by one. Heads that share keys and values are
+        stacked with those that share them with them, so that nothing is repeated.
         """
         looped = len(self.lead)
         size = max(1, min(self.q_tile, self.n) * min(self.k_tile, self.m))
-        while looped and not self._grouped and size * self.lead[looped - 1] <= Q_TILE * K_TILE:
+        if self._grouped:
+            return product(*map(range, self.lead[:-1]), self._heads_together(ROOM // size))
+        while looped and size * self.lead[looped - 1] <= ROOM:
             looped -= 1
             size *= self.lead[looped]
         return product(*map(range, self.lead[:looped]))
+
+    def _heads_together(self, most):
+        """Slices of heads that share keys, of at most so many; or all heads, where one is enough."""
+        heads = self.lead[-1]
+        if most < 2:
+            return range(heads)
+        group = heads // self.k.shape[-3]
+        return [
+            slice(first, min(first + most, start + group))
+            for start in range(0, heads, group)
+            for first in range(start, start + group, most)
+        ]
 
     @property
     def _grouped(self):
@@ -97,7 +113,7 @@ class Problem:
         index = self.index if index is None else index
         own = x.shape[: x.ndim - core]
         skipped = len(self.lead) - len(own)
-        place = (i * own[n - skipped] // self.lead[n] for n, i in enumerate(index) if n >= skipped)
+        place = (_scaled(i, own[n - skipped], self.lead[n]) for n, i in enumerate(index) if n >= skipped)
         return (*place, ...)
 
     def at(self, index: tuple) -> Problem:
@@ -116,7 +132,8 @@ class Problem:
     def scaled_queries(self, rows):
         """The queries of a tile times the scale, with all leading axes of the output: so have all arrays made of them."""
         q = self.scale * self.q[..., rows, :]
-        return self.xp.broadcast_to(q, (*self.lead[len(self.index) :], *q.shape[-2:]))
+        heads = [i.stop - i.start for i in self.index if isinstance(i, slice)]
+        return self.xp.broadcast_to(q, (*heads, *self.lead[len(self.index) :], *q.shape[-2:]))
 
     def query_tiles(self) -> list[slice]:
         """The queries, cut into tiles."""
@@ -160,7 +177,7 @@ class Problem:
     def _allowed(self, rows, keys):
         if isinstance(self.mask, Mask):
             allowed = self.mask.block(self.q_positions[..., rows], self.k_positions[..., keys], like=self.q)
-            return allowed[self.entry(allowed, 2)]
+            return self._own(allowed)
         return block(self.mask, rows, keys)
 
     def tile_of(self, x, rows, keys):
@@ -168,6 +185,13 @@ class Problem:
         if not callable(x):
             return block(x, rows, keys)
         values = x(self.q_positions[..., rows, None], self.k_positions[..., None, keys])
+        return self._own(values)
+
+    def _own(self, values):
+        """Of the values (..., n, m) of a rule or a function those that belong to this index."""
+        heads = self.index[-1] if self.index else None
+        if isinstance(heads, slice) and values.ndim > 2 and values.shape[-3] == heads.stop - heads.start:
+            return values[(*self.entry(values, 2)[:-2], ...)]  # positions or data were of these heads alone
         return values[self.entry(values, 2)]
 
 
@@ -235,6 +259,13 @@ def _leads_of(x, i, j, name):
         if getattr(values, "ndim", 0) < 2:
             raise ValueError(f"the function given for {name} returns {values!r:.40}; it must return (..., N, M)")
     return np.broadcast_shapes(column.shape[:-2], row.shape[:-2])
+
+
+def _scaled(i, size, of):
+    """The place in an axis of `size`, each of whose entries stands for of / size, of an index or a slice."""
+    if isinstance(i, slice):
+        return slice(i.start * size // of, -(-i.stop * size // of))
+    return i * size // of
 
 
 def _is_rule(x):
