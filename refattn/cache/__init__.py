@@ -6,7 +6,7 @@ that belongs to the cache. `decode` runs a whole sequence through a cache, block
 """
 
 from refattn.cache.base import Cached, CacheError
-from refattn.cache.contiguous import CrossKVCache, KVCache, LatentKVCache
+from refattn.cache.contiguous import CrossKVCache, HeldLatents, KVCache, LatentKVCache
 from refattn.cache.decoding import CACHES, decode, tree_positions
 from refattn.cache.paged import PagedKVCache, PagePool
 from refattn.cache.quantized import QuantizedKVCache, dequantize, quantize
@@ -18,6 +18,7 @@ __all__ = [
     "CacheError",
     "Cached",
     "CrossKVCache",
+    "HeldLatents",
     "KVCache",
     "LatentKVCache",
     "PagePool",

@@ -123,6 +123,53 @@ class LatentKVCache(KVCache):
         return CachedLatents(*super().append(latents, rope_keys))
 
 
+class HeldLatents(NamedTuple):
+    """A cache of multi-head latent attention that stays as it is: `append` only returns what new tokens attend to.
+
+    For a step that is computed more than once, as by two implementations that are compared.
+
+    Attributes
+    ----------
+    latents : array (..., M, R)
+    rope_keys : array (..., M, Dr)
+
+    Notes
+    -----
+    Clauses: MLA-CACHE. Source: DeepSeek-AI 2024 (DeepSeek-V2), section 2.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> held = HeldLatents(np.ones((5, 8)), np.ones((5, 2)))
+    >>> held.append(np.ones((1, 8)), np.ones((1, 2))).latents.shape, held.length
+    ((6, 8), 5)
+    """
+
+    latents: Any
+    rope_keys: Any
+
+    @property
+    def mask(self) -> masks.Mask:
+        """The rule that belongs to a cache."""
+        return masks.causal()
+
+    @property
+    def length(self) -> int:
+        """M, the tokens before."""
+        return self.latents.shape[-2]
+
+    def append(self, latents, rope_keys):
+        """What the new tokens attend to, as `LatentKVCache.append` gives it."""
+        xp = backend.namespace(latents=latents, rope_keys=rope_keys)
+        end = self.length + latents.shape[-2]
+        return CachedLatents(
+            xp.concat([self.latents, latents], axis=-2),
+            xp.concat([self.rope_keys, rope_keys], axis=-2),
+            backend.arange(xp, 0, end, latents),
+            backend.arange(xp, self.length, end, latents),
+        )
+
+
 class CrossKVCache(Cache):
     """Keys and values of a memory that is computed once and read at every step.
 

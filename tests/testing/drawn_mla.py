@@ -3,9 +3,9 @@
 import numpy as np
 
 from refattn import masks
+from refattn.cache import HeldLatents
 from refattn.heads import Rope
 from refattn.latent import MultiHeadLatentParams
-from refattn.testing.recipes.mla import HeldLatents
 
 
 def _layer(d):

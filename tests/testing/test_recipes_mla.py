@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import refattn
+from refattn.cache import HeldLatents
 from refattn.testing import adapters, check
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.bounds import bound
@@ -20,7 +21,7 @@ from refattn.testing.checking import cast
 from refattn.testing.diagnosis import distance
 from refattn.testing.profiles import profile
 from refattn.testing.recipes import Draw, recipes
-from refattn.testing.recipes.mla import HeldLatents, held, layer
+from refattn.testing.recipes.mla import held, layer
 from refattn.testing.replay import find, snippet
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from refattn import backend, masks
-from refattn.cache.contiguous import CachedLatents
+from refattn import masks
+from refattn.cache import HeldLatents
 from refattn.heads import Rope
 from refattn.latent import MultiHeadLatentParams, latents_of
 from refattn.positions import Linear, Llama3, YaRN
@@ -16,40 +15,6 @@ from refattn.testing.recipes import Draw, Recipe, count, recipe
 from refattn.testing.recipes.mla_probes import exact_numbers, probes
 
 ROPE = Rope(base=100.0)  # few pairs turn visibly at the base of 10000
-
-
-class HeldLatents(NamedTuple):
-    """A cache part full that stays as it is, so that the same call can be made again: `append` only returns.
-
-    Attributes
-    ----------
-    latents : array (..., M, R)
-    rope_keys : array (..., M, Dr)
-    """
-
-    latents: Any
-    rope_keys: Any
-
-    @property
-    def mask(self) -> masks.Mask:
-        """The rule that belongs to a cache."""
-        return masks.causal()
-
-    @property
-    def length(self) -> int:
-        """M, the tokens before."""
-        return self.latents.shape[-2]
-
-    def append(self, latents, rope_keys):
-        """What the new tokens attend to, as `LatentKVCache.append` gives it."""
-        xp = backend.namespace(latents=latents, rope_keys=rope_keys)
-        end = self.length + latents.shape[-2]
-        return CachedLatents(
-            xp.concat([self.latents, latents], axis=-2),
-            xp.concat([self.rope_keys, rope_keys], axis=-2),
-            backend.arange(xp, 0, end, latents),
-            backend.arange(xp, self.length, end, latents),
-        )
 
 
 def layer(draw: Draw, b=2, n=7, e=12, h=3, r=9, dr=4, dn=6, dv=5, out=10, rq=None, q_scale=1.5):

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
+from refattn.cache import HeldLatents
 from refattn.heads import Rope
 from refattn.latent import latents_of, multi_head_latent_attention
+from refattn.norms import rms_norm
 from refattn.testing.variants import NotApplicable, variant
 
 _ATTEND = "latent.multi_head_latent_attention"
@@ -136,6 +138,41 @@ def mla_no_query_norm(x, params, **options):
     return multi_head_latent_attention(
         x, params._replace(w_q=params.w_dq @ params.w_q, w_dq=None, q_norm=None), **options
     )
+
+
+@variant("mla/query_normed", "MLA-QUERY", _ATTEND)
+def mla_query_normed(x, params, **options):
+    """Queries are normalised although they are not compressed."""
+    if params.w_dq is not None:
+        raise NotApplicable
+    width = x.shape[-1]
+    return multi_head_latent_attention(x, params._replace(w_dq=np.eye(width), q_norm=np.ones(width)), **options)
+
+
+@variant("mla/positions_restart", "MLA-CACHE", _ATTEND)
+def mla_positions_restart(x, params, *, positions=None, cache=None, **options):
+    """New tokens are rotated by positions that begin with 0, although the cache holds tokens."""
+    if positions is not None or cache is None or not cache.length:
+        raise NotApplicable
+    return multi_head_latent_attention(x, params, positions=np.arange(x.shape[-2]), cache=cache, **options)
+
+
+@variant("mla/latent_normed_again", "MLA-CACHE", _ATTEND)
+def mla_latent_normed_again(x, params, *, eps=1e-6, cache=None, **options):
+    """Latents that the cache holds are normalised once more when they are read."""
+    if cache is None or not cache.length:
+        raise NotApplicable
+    again = HeldLatents(rms_norm(cache.latents, params.kv_norm, eps=eps), cache.rope_keys)
+    return multi_head_latent_attention(x, params, eps=eps, cache=again, **options)
+
+
+@variant("mla/key_rotated_again", "MLA-CACHE", _ATTEND)
+def mla_key_rotated_again(x, params, *, rope=Rope(), cache=None, **options):
+    """Rotary keys that the cache holds are rotated once more when they are read."""
+    if cache is None or cache.length < 2 or not cache.rope_keys.shape[-1]:  # position 0 turns nothing
+        raise NotApplicable
+    again = HeldLatents(cache.latents, rope(cache.rope_keys, np.arange(cache.length)))
+    return multi_head_latent_attention(x, params, rope=rope, cache=again, **options)
 
 
 def _with_latents(x, params, heads, eps, options, latents, key):

@@ -25,6 +25,15 @@ def tokens(seed, *shape):
     return grid(f"mla {seed}", shape, bits=6)
 
 
+def held(seed, *shape, r, dr):
+    """Latents and rotary keys of tokens that are in a cache."""
+    fields = {
+        "latents": grid(f"{seed} latents", (*shape, r), bits=6),
+        "rope_keys": grid(f"{seed} rope keys", (*shape, dr), bits=6),
+    }
+    return {"params": "cache.HeldLatents", "fields": fields}
+
+
 FAR = Tensor((4,), [3, 17, 18, 40], "int64")
 
 CASES = [
@@ -40,6 +49,7 @@ CASES = [
             "mla/all_keys_then_all_values",
             "mla/values_first",
             "mla/rope_first",
+            "mla/query_normed",
         ],
     ),
     Case(
@@ -94,6 +104,38 @@ CASES = [
         clauses=["MLA-SCALE", "MLA-OUT"],
         flags=["LatentAttention", "OtherScale", "EmptyRow"],
         catches=["mla/scale_ignored"],
+    ),
+    Case(
+        "mla.cached.0001",
+        "latent.multi_head_latent_attention",
+        {
+            "x": tokens("cached", 2, 5),
+            "params": weights("cached", 5, 3, 4, 2, 3, 2, 6),
+            "heads": 3,
+            "rope": ROPE,
+            "cache": held("cached", 3, r=4, dr=2),
+        },
+        clauses=["MLA-CACHE", "MLA-ROPE"],
+        flags=["LatentAttention", "Decode"],
+        comment="Two tokens after three that are in the cache; the mask is causal, as belongs to a cache.",
+        catches=["mla/positions_restart", "mla/latent_normed_again", "mla/key_rotated_again"],
+    ),
+    Case(
+        "mla.cached.0002",
+        "latent.multi_head_latent_attention",
+        {
+            "x": tokens("cached batch", 2, 3, 5),
+            "params": weights("cached batch", 5, 2, 6, 4, 3, 2, 4, rq=3),
+            "heads": 2,
+            "rope": ROPE,
+            "absorbed": True,
+            "mask": {"rule": "window", "left": 3, "right": 0},
+            "cache": held("cached batch", 2, 4, r=6, dr=4),
+        },
+        clauses=["MLA-CACHE", "MLA-ABSORBED"],
+        flags=["LatentAttention", "Decode"],
+        comment="The window leaves the oldest tokens of the cache out.",
+        catches=["mla/positions_restart", "mla/latent_normed_again", "mla/key_rotated_again", "mla/scale_from_latent"],
     ),
     Case(
         "mla.latents.0001",

@@ -18,14 +18,33 @@ def features(t, start, stop):
     return lift(lambda x: Tensor((stop - start,), x.data[start:stop]), (1,), t)
 
 
-def dense_mask(x, mask=None, positions=None, **_):
-    """A mask argument as a bool Tensor."""
-    positions = default_positions(x, positions)
-    return dense(mask, x.shape[-2], x.shape[-2], positions, positions) if isinstance(mask, dict) else mask
+def dense_mask(x, mask=None, positions=None, cache=None, **_):
+    """A mask argument as a bool Tensor; with a cache its own rule is the default, and positions are places in it."""
+    before, n = held(cache), x.shape[-2]
+    if cache is not None:
+        mask = {"rule": "causal"} if mask is None else mask
+        places = (counted(before, before + n), counted(0, before + n))
+    else:
+        places = (positions, positions)
+    return dense(mask, n, before + n, *places) if isinstance(mask, dict) else mask
 
 
-def default_positions(x, positions):
-    return Tensor((x.shape[-2],), range(x.shape[-2]), "int64") if positions is None else positions
+def held(cache):
+    """How many tokens a cache holds."""
+    return 0 if cache is None else cache["fields"]["latents"].shape[-2]
+
+
+def counted(start, stop):
+    return Tensor((stop - start,), range(start, stop), "int64")
+
+
+def stacked(before, new):
+    """The tokens of a cache, then the new ones."""
+
+    def both(a, b):
+        return Tensor((a.shape[0] + b.shape[0], a.shape[1]), a.data + b.data)
+
+    return lift(both, (2, 2), before, new)
 
 
 def latents(x, p, positions, rope, eps, rotate):
@@ -48,19 +67,22 @@ def latents_of_by_complex_numbers(x, params, positions, rope, eps=1e-6):
 
 def _function(one_head, rotate):
     def multi_head_latent_attention(
-        x, params, heads, mask=None, rope=None, positions=None, eps=1e-6, scale=None, absorbed=False
-    ):
+        x, params, heads, mask=None, rope=None, positions=None, eps=1e-6, scale=None, absorbed=False,
+        cache=None,
+    ):  # fmt: skip
         p = params["fields"]
         rope = {"layout": "interleaved"} if rope is None else rope["fields"]
-        positions = default_positions(x, positions)
+        n, m = x.shape[-2], held(cache) + x.shape[-2]
+        visible = dense_mask(x, mask, positions, cache)
+        positions = counted(m - n, m) if positions is None else positions
         c, shared = latents(x, p, positions, rope, eps, rotate)
+        if cache is not None:
+            c, shared = (stacked(cache["fields"][name], x) for name, x in (("latents", c), ("rope_keys", shared)))
         Dr = shared.shape[-1]
         compressed = x if p.get("w_dq") is None else rms_norm(projected(x, p["w_dq"], None), p["q_norm"], eps)
         Dn = p["w_q"].shape[1] // heads - Dr
         Dv = p["w_ukv"].shape[1] // heads - Dn
         scale = 1 / mp.sqrt(Dn + Dr) if scale is None else exact(scale)
-        n = x.shape[-2]
-        visible = dense_mask(x, mask, positions)
         total = None
         for h in range(heads):
             w_q = columns(p["w_q"], h * (Dn + Dr), (h + 1) * (Dn + Dr))
@@ -72,7 +94,7 @@ def _function(one_head, rotate):
             def tokens(plain, turned, c, shared, visible, w_k=w_k, w_v=w_v):
                 rows = []
                 for i in range(n):
-                    seen = [j for j in range(n) if visible is None or visible[i][j]]
+                    seen = [j for j in range(m) if visible is None or visible[i][j]]
                     rows.append(one_head(plain[i], turned[i], c, shared, w_k, w_v, seen, scale))
                 return Tensor((n, Dv), [a for row in rows for a in row])
 
