@@ -145,6 +145,32 @@ class Mask:
         q_positions, k_positions = positions_of(n, m, q_positions, k_positions, like=like)
         return self.block(q_positions, k_positions, like=like)
 
+    def rewritten(self, change):
+        """The same combination of other rules.
+
+        Parameters
+        ----------
+        change : callable
+            Takes each rule that combines no others, as `name` and `arguments` tell them apart, and returns a Mask.
+
+        Returns
+        -------
+        Mask
+
+        Notes
+        -----
+        For a kernel with a flag of its own for a rule, or data of one sequence instead of all. Clauses: MASK-ALGEBRA.
+
+        Examples
+        --------
+        >>> (causal() & ~padding(5)).rewritten(lambda rule: padding(3) if rule.name == "padding" else rule)
+        (causal() & ~padding(lengths=3, starts=0))
+        """
+        if not self.parts:
+            return change(self)
+        parts = [part.rewritten(change) for part in self.parts]
+        return ~parts[0] if self.name == "not" else parts[0] & parts[1] if self.name == "and" else parts[0] | parts[1]
+
     def _like(self, *candidates):
         """The first array among the candidates and the rule's data, whose library and device decide."""
         return next((x for x in (*candidates, *self._data()) if _is_array(x)), np.empty(0))

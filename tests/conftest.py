@@ -12,7 +12,6 @@ import pytest
 import scipy.special
 
 from refattn import backend, masks
-from refattn.testing.variants.masks import rewrite
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
@@ -75,7 +74,7 @@ class Library:
             return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
         if isinstance(x, masks.Mask):  # a rule may carry arrays
             rebuilt = lambda rule: getattr(masks, rule.name)(**{k: self.array(v) for k, v in rule.arguments.items()})
-            return rewrite(x, rebuilt) if any(isinstance(value, np.ndarray) for value in x._data()) else x
+            return x.rewritten(rebuilt) if any(isinstance(value, np.ndarray) for value in x._data()) else x
         return x
 
     def numpy(self, x):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from refattn import masks
 from refattn.masks import Mask
-from refattn.testing.variants.masks import rewrite
 from spec.masks import definition
 from tests.strategies import rng
 
@@ -383,7 +382,7 @@ def test_each_index_of_the_data_is_as_if_alone(library, mask, n):
     whole = np.broadcast_to(dense(library, mask, n, LENGTH), (2, 3, n, LENGTH))
     for b in range(2):
         for h in range(3):
-            alone = rewrite(mask, lambda rule, b=b, h=h: at(rule, b, h))
+            alone = mask.rewritten(lambda rule, b=b, h=h: at(rule, b, h))
             np.testing.assert_array_equal(whole[b, h], dense(library, alone, n, LENGTH))
 
 

@@ -79,19 +79,14 @@ _COMBINED: dict[str, Callable] = {"and": _both, "or": _either, "not": _neither}
 
 def with_data(mask: Mask, pick: Callable) -> Mask:
     """The rule with pick(data, axes of its own) in place of data that have leading axes: one sequence's instead of all."""
-    if mask.parts:
-        parts = [with_data(part, pick) for part in mask.parts]
-        return ~parts[0] if mask.name == "not" else parts[0] & parts[1] if mask.name == "and" else parts[0] | parts[1]
-    if mask.name not in _DATA:
-        return mask
-    given = mask.arguments
-    own = {
-        name: x
-        for name, x in given.items()
-        if name in _DATA[mask.name] and getattr(x, "ndim", 0) > _DATA[mask.name][name]
-    }
-    changed = {name: pick(x, _DATA[mask.name][name]) for name, x in own.items()}
-    return getattr(masks, mask.name)(**{**given, **changed}) if changed else mask
+
+    def picked(rule):
+        cores = _DATA.get(rule.name, {})
+        own = {name: core for name, core in cores.items() if getattr(rule.arguments[name], "ndim", 0) > core}
+        changed = {name: pick(rule.arguments[name], core) for name, core in own.items()}
+        return getattr(masks, rule.name)(**{**rule.arguments, **changed}) if changed else rule
+
+    return mask.rewritten(picked)
 
 
 _DATA = {  # the axes that a rule's data have beside leading ones

@@ -29,7 +29,6 @@ from refattn.testing.rounding import FORMATS
 from refattn.testing.tracked.array import MEMORY, Tracked, rounded
 from refattn.testing.tracked.moving import constant_error
 from refattn.testing.tracked.namespace import Namespace
-from refattn.testing.variants.masks import rewrite
 from refattn.testing.vectors import function_named, results
 
 
@@ -100,7 +99,7 @@ def _tracked(xp, x):
         items = [_tracked(xp, item) for item in x]
         return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
     if isinstance(x, masks.Mask) and any(isinstance(value, np.ndarray) for value in x._data()):
-        return rewrite(
-            x, lambda rule: getattr(masks, rule.name)(**{k: _tracked(xp, v) for k, v in rule.arguments.items()})
+        return x.rewritten(
+            lambda rule: getattr(masks, rule.name)(**{k: _tracked(xp, v) for k, v in rule.arguments.items()})
         )
     return x

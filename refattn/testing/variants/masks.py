@@ -15,16 +15,6 @@ from refattn.masks import Mask
 from refattn.testing.variants import NotApplicable, variant
 
 
-def rewrite(mask: Mask, leaf) -> Mask:
-    """The mask with every rule replaced by `leaf(rule)`; combinations are kept."""
-    if not mask.parts:
-        return leaf(mask)
-    parts = [rewrite(part, leaf) for part in mask.parts]
-    if mask.name == "not":
-        return ~parts[0]
-    return parts[0] & parts[1] if mask.name == "and" else parts[0] | parts[1]
-
-
 def replaced(mask: Mask, name, replacement) -> Mask:
     """The mask with every rule called `name` replaced by `replacement(**its arguments)`."""
     found = []
@@ -35,7 +25,7 @@ def replaced(mask: Mask, name, replacement) -> Mask:
         found.append(rule)
         return replacement(**rule.arguments)
 
-    changed = rewrite(mask, leaf)
+    changed = mask.rewritten(leaf)
     if not found:
         raise NotApplicable
     return changed
@@ -398,7 +388,7 @@ def _moved(mask, move):
         size = rule.arguments["size"]
         return Mask(lambda i, j: rule.admits(move(i, size), move(j, size)))
 
-    return rewrite(mask, leaf)
+    return mask.rewritten(leaf)
 
 
 @variant("neighbours/circular", "MASK-NEIGHBOURS", "Mask.dense", seen=["Reformer in trax and transformers"])
@@ -507,7 +497,7 @@ def with_data(mask, change):
         found.extend(given)
         return getattr(masks, rule.name)(**{**rule.arguments, **given}) if given else rule
 
-    changed = rewrite(mask, leaf)
+    changed = mask.rewritten(leaf)
     if not found:
         raise NotApplicable
     return changed
