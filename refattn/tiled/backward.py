@@ -9,7 +9,7 @@ from refattn import backend
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.attention import AttentionGradients
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
-from refattn.tiled.forward import masked, query_tile, raw_scores, sink_share, zero_if_absent
+from refattn.tiled.forward import masked, query_tile, raw_scores, sink_share
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
 
@@ -159,6 +159,7 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
         out, lse = given.out[..., rows, :], given.lse[..., rows]
     q, d_out, lse = problem.q[..., rows, :], given.d_out[..., rows, :], lse[..., None]
     empty = lse == -math.inf
+    level = xp.where(empty, 0.0, lse)  # -inf - (-inf) would be NaN
     share = 1.0  # of the weights without the sink
     delta = xp.sum(d_out * out, axis=-1, keepdims=True)  # Σ p (d_out · v), as out = Σ p v
     if problem.sinks is not None:
@@ -170,7 +171,7 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
     offset = share * delta
     if given.d_lse is not None:
         offset = offset - given.d_lse[..., rows, None]
-    calm = given.calm and bool(xp.all(xp.isfinite(xp.where(empty, 0.0, lse) + offset)))
+    calm = given.calm and bool(xp.all(xp.isfinite(level + offset)))
 
     scaled = problem.scaled_queries(rows)
     along_k = backend.full(xp, scaled.shape, 0.0, q)
@@ -180,7 +181,7 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
         slope = tanh_slope(xp, s / problem.softcap) if problem.softcap else None
         s = masked(problem, s, rows, keys, allowed, workspace)
         present = counted = None if calm else s != -math.inf
-        s -= zero_if_absent(xp, lse)
+        s -= level
         w = kept = workspace.exp(s)  # (..., n, m): the weights without the sink, again
         d_s = workspace.matmul("d_scores", d_out, xp.matrix_transpose(v))
         if problem.keep is not None:

@@ -106,29 +106,29 @@ def query_tile(problem: Problem, rows, workspace):
     xp, v = problem.xp, problem.v
     q = problem.scaled_queries(rows)
     lead = q.shape[:-1]  # (..., n)
-    peak, total = backend.full(xp, (*lead, 1), -math.inf, q), backend.full(xp, (*lead, 1), 0.0, q)
+    # From the least finite number, and not from -inf, a row without keys has a level that can be taken from its scores.
+    peak, total = backend.full(xp, (*lead, 1), float(xp.finfo(q.dtype).min), q), backend.full(xp, (*lead, 1), 0.0, q)
     out, strange = backend.full(xp, (*lead, v.shape[-1]), 0.0, q), None
     for keys, allowed in problem.key_tiles(rows):
         s = masked(problem, raw_scores(problem, q, keys, workspace), rows, keys, allowed, workspace)
         counted = None if problem.finite else s != -math.inf
         higher = xp.maximum(peak, xp.max(s, axis=-1, keepdims=True))  # (..., n, 1)
-        shift = zero_if_absent(xp, higher)  # -inf - (-inf) would be NaN
-        s -= shift
+        s -= higher
         p = workspace.exp(s)  # (..., n, m)
-        shrink = xp.exp(peak - shift)  # what was summed up before was relative to the old peak
-        peak, total = higher, shrink * total + row_sums(xp, p)
+        shrink = xp.exp(peak - higher)  # what was summed up before was relative to the old peak
+        peak, total = higher, shrink * total + workspace.row_sums(p)
         if problem.keep is not None:
             keep = problem.tile_of(problem.keep, rows, keys)
             p = xp.where(keep, p, 0.0)
-        if problem.finite:
-            out = shrink * out + xp.matmul(p, v[..., keys, :])
-        else:
+        values = v[..., keys, :]
+        if not problem.finite:
             counted = counted if problem.keep is None else counted & keep
-            finite, met = _sorted_out(xp, v[..., keys, :], backend.cast(counted, q.dtype))
-            out = shrink * out + xp.matmul(p, finite)
+            values, met = _sorted_out(xp, values, backend.cast(counted, q.dtype))
             strange = met if strange is None else strange + met
+        out *= shrink
+        out += workspace.matmul("values", p, values)
 
-    lse = level(xp, total, zero_if_absent(xp, peak))  # (..., n, 1)
+    lse = level(xp, total, peak)  # (..., n, 1)
     out = out / ((1.0 - problem.rate) * xp.where(total == 0, 1.0, total))  # an empty row stays zero
     if problem.sinks is not None:
         out = out * sink_share(xp, lse, problem.sinks[..., None, None])
@@ -153,18 +153,9 @@ def masked(problem: Problem, s, rows, keys, allowed, workspace):
     return s if allowed is None else workspace.select(allowed, s)  # not added: NaN in an excluded key stays out
 
 
-def row_sums(xp, p):
-    """Σ over keys (..., n, 1), as a product with ones: a third of the time of `sum`."""
-    return xp.matmul(p, backend.full(xp, (p.shape[-1], 1), 1.0, p))
-
-
 def sink_share(xp, lse, sinks):
     """What a sink leaves to the keys: sigmoid(lse - sink)."""
     return xp.where(lse == -math.inf, 0.0, 1.0 / (1.0 + xp.exp(sinks - lse)))
-
-
-def zero_if_absent(xp, peak):
-    return xp.where(peak == -math.inf, 0.0, peak)
 
 
 def _sorted_out(xp, v, counted):

@@ -13,6 +13,8 @@ from itertools import count
 
 import numpy as np
 
+from refattn import backend
+
 
 class Workspace:
     """The steps that are as large as a tile of scores, written in place where the array library can.
@@ -22,18 +24,32 @@ class Workspace:
     """
 
     def __init__(self, xp):
-        self.xp, self.buffers = xp, {}
+        self.xp, self.memory, self.views = xp, {}, {}
         self.in_place = xp.__name__ in ("numpy", "cupy")
 
     def matmul(self, name, a, b):
-        """a @ b, in the buffer of that name."""
+        """a @ b, in the memory of that name."""
         if not self.in_place:
             return self.xp.matmul(a, b)
+        shapes = name, a.shape, b.shape  # a view is kept for each: threads that make one wait for one another
+        if shapes not in self.views:
+            self.views[shapes] = self._view(name, a, b)
+        return self.xp.matmul(a, b, out=self.views[shapes])
+
+    def _view(self, name, a, b):
         shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].size < size:
-            self.buffers[name] = self.xp.empty(size, dtype=a.dtype)
-        return self.xp.matmul(a, b, out=self.buffers[name][:size].reshape(shape))
+        if name not in self.memory or self.memory[name].size < size:
+            self.memory[name] = self.xp.empty(size, dtype=a.dtype)
+            self.views = {shapes: view for shapes, view in self.views.items() if shapes[0] != name}
+        return self.memory[name][:size].reshape(shape)
+
+    def row_sums(self, p):
+        """Σ over keys (..., n, 1), as a product with ones: a third of the time of `sum`."""
+        shapes = "ones", p.shape[-1]
+        if shapes not in self.views:
+            self.views[shapes] = backend.full(self.xp, (p.shape[-1], 1), 1.0, p)
+        return self.xp.matmul(p, self.views[shapes])
 
     def exp(self, x):
         """exp(x), over x."""
