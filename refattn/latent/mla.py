@@ -114,8 +114,8 @@ def multi_head_latent_attention(
     absorbed : bool, default False
         Take the up-projection into the queries and the outputs, so that every head reads the latents themselves:
         multi-query attention with keys of R + Dr and values of R features. The same function.
-    cache : LatentKVCache, optional
-        Latents of the tokens before; those of `x` are appended.
+    cache : LatentKVCache or HeldLatents, optional
+        Latents of the tokens before; those of `x` are appended (HeldLatents stay as they are).
 
     Returns
     -------
