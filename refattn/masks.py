@@ -15,6 +15,14 @@ import numpy as np
 
 from refattn import backend
 
+DATA_AXES = {  # the data that a rule may carry, and the axes that they have beside leading ones
+    "padding": {"lengths": 0, "starts": 0},
+    "prefix": {"lengths": 0},
+    "global_tokens": {"tokens": 1},
+    "documents": {"ids": 1, "k_ids": 1},
+    "tree": {"parents": 1},
+}
+
 
 class Mask:
     """A rule that says which key positions a query position may attend to.
@@ -170,6 +178,16 @@ class Mask:
             return change(self)
         parts = [part.rewritten(change) for part in self.parts]
         return ~parts[0] if self.name == "not" else parts[0] & parts[1] if self.name == "and" else parts[0] | parts[1]
+
+    def with_arguments(self, **changed):
+        """The same rule with other arguments; it must be one that a function of this module has built.
+
+        Examples
+        --------
+        >>> padding(5, 1).with_arguments(lengths=3)
+        padding(lengths=3, starts=1)
+        """
+        return globals()[self.name](**{**self.arguments, **changed})
 
     def _like(self, *candidates):
         """The first array among the candidates and the rule's data, whose library and device decide."""

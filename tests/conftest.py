@@ -73,7 +73,7 @@ class Library:
             items = [self.array(item) for item in x]
             return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
         if isinstance(x, masks.Mask):  # a rule may carry arrays
-            rebuilt = lambda rule: getattr(masks, rule.name)(**{k: self.array(v) for k, v in rule.arguments.items()})
+            rebuilt = lambda rule: rule.with_arguments(**{k: self.array(v) for k, v in rule.arguments.items()})
             return x.rewritten(rebuilt) if any(isinstance(value, np.ndarray) for value in x._data()) else x
         return x
 

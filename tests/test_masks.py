@@ -377,7 +377,7 @@ def test_each_index_of_the_data_is_as_if_alone(library, mask, n):
             if isinstance(value, list | np.ndarray):
                 value = np.asarray(value, dtype=np.int64)
                 pick[name] = np.broadcast_to(value, (2, 3, *value.shape[value.ndim - own.get(name, 0) :]))[b, h]
-        return getattr(masks, rule.name)(**pick)
+        return rule.with_arguments(**pick)
 
     whole = np.broadcast_to(dense(library, mask, n, LENGTH), (2, 3, n, LENGTH))
     for b in range(2):

@@ -97,15 +97,15 @@ def test_heads_that_share_keys_keep_what_is_their_own(monkeypatch, heads, kv_hea
     rule = rule(heads)
     k_of_each, v_of_each = (np.repeat(x, heads // kv_heads, axis=1) for x in (k, v))
     monkeypatch.setattr(problem, "ROOM", stacked * 12)
-    tiles = {"q_tile": 3, "k_tile": 4}
-    assert len(list(problem_of(q, k, v, **tiles).indices())) == tasks
+    sizes = {"q_tile": 3, "k_tile": 4}
+    assert len(list(problem_of(q, k, v, **sizes).indices())) == tasks
 
     want = attention(q, k_of_each, v_of_each, rule, return_lse=True, **dense, **shared)
-    got = tiled_attention(q, k, v, rule, return_lse=True, **tiled, **tiles, **shared)
+    got = tiled_attention(q, k, v, rule, return_lse=True, **tiled, **sizes, **shared)
     for x, y in zip(got, want, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-13)
     want = attention_vjp(d_out, q, k_of_each, v_of_each, rule, d_lse=d_lse, **dense, **shared)
-    got = tiled_attention_vjp(d_out, q, k, v, rule, d_lse=d_lse, **tiled, **tiles, **shared)
+    got = tiled_attention_vjp(d_out, q, k, v, rule, d_lse=d_lse, **tiled, **sizes, **shared)
     d_k, d_v = (x.reshape(2, kv_heads, -1, *x.shape[2:]).sum(axis=2) for x in (want.k, want.v))
     same(got, want._replace(k=d_k, v=d_v, bias=None if of_heads == "functions" else want.bias))
 

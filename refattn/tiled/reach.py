@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from refattn import backend, masks
-from refattn.masks import Mask
+from refattn import backend
+from refattn.masks import DATA_AXES, Mask
 
 
 class Interval(NamedTuple):
@@ -81,21 +81,11 @@ def with_data(mask: Mask, pick: Callable) -> Mask:
     """The rule with pick(data, axes of its own) in place of data that have leading axes: one sequence's instead of all."""
 
     def picked(rule):
-        cores = _DATA.get(rule.name, {})
-        own = {name: core for name, core in cores.items() if getattr(rule.arguments[name], "ndim", 0) > core}
-        changed = {name: pick(rule.arguments[name], core) for name, core in own.items()}
-        return getattr(masks, rule.name)(**{**rule.arguments, **changed}) if changed else rule
+        given, axes = rule.arguments, DATA_AXES.get(rule.name, {})
+        changed = {x: pick(given[x], own) for x, own in axes.items() if getattr(given.get(x), "ndim", 0) > own}
+        return rule.with_arguments(**changed) if changed else rule
 
     return mask.rewritten(picked)
-
-
-_DATA = {  # the axes that a rule's data have beside leading ones
-    "padding": {"lengths": 0, "starts": 0},
-    "prefix": {"lengths": 0},
-    "global_tokens": {"tokens": 1},
-    "documents": {"ids": 1, "k_ids": 1},
-    "tree": {"parents": 1},
-}
 
 
 # --- rules by name --------------------------------------------------------------------------------------------------

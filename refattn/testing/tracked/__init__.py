@@ -99,7 +99,5 @@ def _tracked(xp, x):
         items = [_tracked(xp, item) for item in x]
         return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
     if isinstance(x, masks.Mask) and any(isinstance(value, np.ndarray) for value in x._data()):
-        return x.rewritten(
-            lambda rule: getattr(masks, rule.name)(**{k: _tracked(xp, v) for k, v in rule.arguments.items()})
-        )
+        return x.rewritten(lambda rule: rule.with_arguments(**{k: _tracked(xp, v) for k, v in rule.arguments.items()}))
     return x

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from refattn import masks
-from refattn.masks import Mask
+from refattn.masks import DATA_AXES, Mask
 from refattn.testing.variants import NotApplicable, variant
 
 
@@ -481,8 +481,6 @@ def fixed_own_block_only(mask):
 
 # --- rules that carry data ------------------------------------------------------------------------------------------
 
-_OWN_AXES = {"lengths": 0, "starts": 0, "tokens": 1, "ids": 1, "k_ids": 1, "parents": 1}
-
 
 def with_data(mask, change):
     """The mask in which data with leading axes are changed by change(array, number of own axes)."""
@@ -490,12 +488,12 @@ def with_data(mask, change):
 
     def leaf(rule):
         given = {}
-        for name, value in rule.arguments.items():
-            own = _OWN_AXES.get(name)
-            if own is not None and value is not None and np.ndim(value) > own:
+        for name, own in DATA_AXES.get(rule.name, {}).items():
+            value = rule.arguments.get(name)
+            if value is not None and np.ndim(value) > own:
                 given[name] = change(np.asarray(value), own)
         found.extend(given)
-        return getattr(masks, rule.name)(**{**rule.arguments, **given}) if given else rule
+        return rule.with_arguments(**given) if given else rule
 
     changed = mask.rewritten(leaf)
     if not found:
