@@ -8,6 +8,7 @@ host and device. Inputs may have any strides and are never written to. [BACKEND-
 from __future__ import annotations
 
 import importlib
+import math
 import operator
 import sys
 from typing import Any
@@ -26,7 +27,16 @@ SPECIAL = {"numpy": "scipy.special", "cupy": "cupyx.scipy.special"}
 ieee = np.errstate(all="ignore")
 
 
-def _library(x):
+# Subclasses of NumPy's array that mean something else by its operators: a product, or entries that count for nothing.
+_OTHER_MEANING = (np.ma.MaskedArray, np.matrix)
+
+
+def _library(x, name="x"):
+    if isinstance(x, _OTHER_MEANING):
+        raise TypeError(
+            f"{name} is a {_kind(x)}, whose operators are not those of an array; it must be a plain NumPy array"
+            " (np.asarray makes one of it, and takes a masked entry for what it holds)"
+        )
     if isinstance(x, np.ndarray | np.generic):
         return np
     if type(x).__module__.partition(".")[0] == "cupy":
@@ -63,7 +73,7 @@ def namespace(*arrays, **named):
     for name, x in labelled:
         if x is None:
             continue
-        library = _library(x)
+        library = _library(x, name)
         if library is None:
             raise TypeError(
                 f"{name} is a {_kind(x)}; it must be a NumPy or CuPy array"
@@ -137,22 +147,37 @@ def integers(xp, like, **named):
     """Integer arguments (arrays of library `xp`, Python integers or lists of them) as int64 arrays beside `like`."""
     results = []
     for name, x in named.items():
-        if _library(x) is None or isinstance(x, np.integer):
+        if _library(x, name) is None or isinstance(x, np.integer):
             values = np.asarray(x)  # Python data: no array that could live on a device
             if values.dtype.kind not in "iu" and values.size:
+                _fits_int64(np, name, np.asarray(x, dtype=object))
                 raise TypeError(f"{name} must hold integers, not {values.dtype.name}")
+            _fits_int64(np, name, values)
             x = asarray(xp, values.astype(np.int64).tolist(), like, xp.int64)
         else:
             _of_library(xp, name, x)
             if not dtype_name(x).startswith(("int", "uint")):
                 raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be an integer dtype")
+            _fits_int64(xp, name, x)
             x = cast(x, xp.int64)
         results.append(x)
     return results[0] if len(results) == 1 else tuple(results)
 
 
+def _fits_int64(xp, name, x):
+    """Refuse integers that int64 cannot hold: an array of uint64 may have some, and Python's numbers may."""
+    if dtype_name(x) == "uint64":
+        most = int(xp.max(x)) if math.prod(x.shape) else 0
+    elif dtype_name(x) == "object":
+        most = max((abs(n) for n in x.flat if isinstance(n, int)), default=0)
+    else:
+        return
+    if most >= 2**63:
+        raise ValueError(f"{name} holds {most}; integers must be below 2**63")
+
+
 def _of_library(xp, name, x):
-    if _library(x) is not xp:
+    if _library(x, name) is not xp:
         raise TypeError(f"{name} is a {_kind(x)}; it must be an array of {xp.__name__}, as the other arguments are")
 
 

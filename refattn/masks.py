@@ -96,7 +96,7 @@ class Mask:
         >>> window(2, 0).block([1000], [997, 998, 1000, 1001]).astype(int)
         array([[0, 1, 1, 0]])
         """
-        like = self._like(like, q_positions, k_positions)
+        like = self._like(like=like, q_positions=q_positions, k_positions=k_positions)
         xp = backend.namespace(like=like)
         i = backend.integers(xp, like, q_positions=q_positions)
         j = backend.integers(xp, like, k_positions=k_positions)
@@ -149,7 +149,7 @@ class Mask:
         array([[1, 0, 0, 0],
                [1, 1, 0, 0]])
         """
-        like = self._like(like, q_positions, k_positions)
+        like = self._like(like=like, q_positions=q_positions, k_positions=k_positions)
         q_positions, k_positions = positions_of(n, m, q_positions, k_positions, like=like)
         return self.block(q_positions, k_positions, like=like)
 
@@ -189,9 +189,11 @@ class Mask:
         """
         return globals()[self.name](**{**self.arguments, **changed})
 
-    def _like(self, *candidates):
+    def _like(self, **candidates):
         """The first array among the candidates and the rule's data, whose library and device decide."""
-        return next((x for x in (*candidates, *self._data()) if _is_array(x)), np.empty(0))
+        name, x = next((item for item in candidates.items() if _is_array(item[1])), ("like", None))
+        backend.namespace(**{name: x})
+        return next((data for data in (x, *self._data()) if _is_array(data)), np.empty(0))
 
     def _data(self):
         yield from self.arguments.values()

@@ -167,3 +167,38 @@ def test_integers_may_be_lists_or_arrays(library):
     for wrong in (1.5, [1.5], "a", library.array(np.array([1.0]))):
         with pytest.raises(TypeError, match="ids"):
             backend.integers(xp, like, ids=wrong)
+
+
+@pytest.mark.clause("BACKEND-REFUSE")
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: refattn.softmax(x), "x"),
+        (lambda x: refattn.attention(X[0], X[0], X[0], bias=x), "bias"),
+        (lambda x: refattn.attention(X[0], X[0], X[0], x > 0), "mask"),
+        (lambda x: refattn.softmax(X[0, :2, :2], where=x > 0), "where"),
+        (lambda x: masks.causal().dense(2, 2, q_positions=x.astype(int), k_positions=[0, 1]), "q_positions"),
+        (lambda x: masks.padding(x.astype(int)), "lengths"),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.ma.MaskedArray, np.matrix])
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_arrays_whose_operators_mean_something_else_are_refused(call, name, kind):
+    with pytest.raises(
+        TypeError, match=rf"^{name} is a numpy.*{kind.__name__}, whose operators are not those of an array"
+    ):
+        call(kind([[1.0, 2.0], [3.0, 4.0]]))
+
+
+@pytest.mark.clause("BACKEND-REFUSE")
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1])
+def test_integers_that_int64_cannot_hold_are_refused(library, value):
+    like, big = library.array(X), library.array(np.array([5, value], dtype=np.uint64))
+    xp = backend.namespace(like)
+    for x in (big, [5, value]):
+        with pytest.raises(ValueError, match=rf"^n holds {value}; integers must be below 2\*\*63"):
+            backend.integers(xp, like, n=x)
+    with pytest.raises(ValueError, match="q_positions holds"):
+        masks.causal().block(big, library.array(np.arange(2)), like=like)
+    small = library.array(np.array([5, 2**63 - 1], dtype=np.uint64))
+    assert library.numpy(backend.integers(xp, like, n=small)).tolist() == [5, 2**63 - 1]
