@@ -1,9 +1,12 @@
 """Properties of attention over tiles and over parts of the keys: equal to attention, whatever the tiles."""
 
 import contextlib
+import contextvars
 import functools
 import math
+import time
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -365,6 +368,97 @@ def test_an_error_on_a_thread_is_raised(control):
 
     with pytest.raises(RuntimeError, match="no bias for you"):
         tiled_attention(*qkv(2, n=700), bias=wrong, q_tile=64)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+@pytest.mark.parametrize("where", ["bias", "keep", "mask", "progress"])
+@pytest.mark.parametrize("error", [IndexError, RuntimeError, KeyboardInterrupt])
+def test_any_error_of_the_callers_functions_is_raised(request, threads, where, error):
+    if threads:
+        request.getfixturevalue("control")
+
+    def wrong(i, j):
+        if where == "progress" or (
+            i.shape[-2] > 1 and j.shape[-1] > 1
+        ):  # the first looks are at one row and one column
+            raise error("mine")
+        return i >= j if where != "bias" else 0.0 * (i - j)
+
+    option = {
+        "bias": {"bias": wrong},
+        "keep": {"dropout": (wrong, 0.5)},
+        "mask": {"mask": masks.Mask(wrong, "mine")},
+        "progress": {"progress": wrong},
+    }[where]
+    q, k, v = qkv(2, n=700)
+    calls = [tiled_attention, functools.partial(tiled_attention_vjp, np.zeros((2, 3, 700, 3)))]
+    for call in calls if where != "progress" else calls[:1]:
+        with pytest.raises(error, match="mine"):
+            call(q, k, v, q_tile=64, **option)
+
+
+def test_after_an_error_nobody_waits_for_the_rest(control):
+    done = []
+
+    def progress(number, total):
+        done.append(number)
+        time.sleep(0.001)
+        if number == 1:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        tiled_attention(*qkv(2, lead=(), n=600), q_tile=1, progress=progress)
+    assert len(done) < 300
+
+
+def test_the_callers_context_holds_on_threads(control):
+    def bias(i, j):
+        assert variable.get() == "mine"
+        return 0.0 * (i - j)
+
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    variable.set("mine")
+    tiled_attention(*qkv(2, n=700), bias=bias, q_tile=64)
+
+
+class Library:
+    """A library of matrix products with a number of threads, and threadpoolctl's way to hold it to fewer."""
+
+    threads = 4
+
+    def limit(self, limits, user_api):
+        before, self.threads = self.threads, limits
+        return SimpleNamespace(__enter__=lambda: None, __exit__=lambda *_: setattr(self, "threads", before))
+
+
+def test_callers_at_once_leave_the_library_of_products_as_it_was(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(workspace, "_thread_control", lambda: library)
+    held = workspace._OneThreadAProduct()
+    held.__enter__()
+    with held:
+        held.__exit__(None, None, None)  # the first leaves before the second
+        assert library.threads == 1
+    assert library.threads == 4
+    with pytest.raises(ValueError, match="mine"), held:
+        raise ValueError("mine")
+    assert library.threads == 4
+
+
+def test_a_child_process_has_all_threads_and_can_use_them(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(workspace, "_thread_control", lambda: library)
+    held = workspace._OneThreadAProduct()
+    with held:
+        held._lock.acquire()  # by a thread that the child has not
+        held.after_fork()
+        assert library.threads == 4
+        with held:
+            assert library.threads == 1
+        assert library.threads == 4
+    assert library.threads == 4
+    with held:
+        assert library.threads == 1
 
 
 @pytest.mark.parametrize("threads", [True, False])

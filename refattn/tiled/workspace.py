@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 import functools
 import importlib.util
 import math
 import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -90,14 +91,58 @@ def run(xp, tasks, work):
 
     waiting = deque(tasks)
 
-    def worker(_):
+    def worker():
         workspace = Workspace(xp)
-        with contextlib.suppress(IndexError):  # none left
-            while True:
-                work(waiting.pop(), workspace)
+        while True:
+            try:
+                task = waiting.pop()
+            except IndexError:  # none left; one that work raises is the caller's
+                return
+            work(task, workspace)
 
-    with _thread_control().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(worker, range(threads)))
+    with _one_thread_a_product, ThreadPoolExecutor(threads) as pool:
+        try:
+            contexts = [
+                contextvars.copy_context() for _ in range(threads)
+            ]  # the caller's functions find it as it is here
+            list(pool.map(lambda context: context.run(worker), contexts))
+        finally:
+            waiting.clear()  # after an error nobody waits for the rest
+
+
+class _OneThreadAProduct:
+    """Holds the library of matrix products to one thread as long as anybody needs it, for all callers together.
+
+    Each caller for itself would put back what another has set.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._limit = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if not self._inside:
+                self._limit = _thread_control().limit(limits=1, user_api="blas")
+                self._limit.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            if self._inside == 1:
+                self._limit.__exit__(*error)
+            self._inside = max(self._inside - 1, 0)  # 0 already where the caller's function has forked
+
+    def after_fork(self):
+        """A child has none of its parent's threads, so that none of them will ever leave."""
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._limit.__exit__(None, None, None)
+
+
+_one_thread_a_product = _OneThreadAProduct()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread_a_product.after_fork)
 
 
 def _cores():
