@@ -17,6 +17,7 @@ from refattn.testing.bounds import bound
 from refattn.testing.narrowing import one_head
 from refattn.testing.profiles import PROFILES, Profile
 from refattn.testing.rounding import FORMATS, round_to
+from refattn.testing.solving import settled
 from refattn.testing.variants import NotApplicable, Variant, variants
 from refattn.testing.vectors import results
 
@@ -77,7 +78,8 @@ def explanations(judged: Judged) -> list[Explanation]:
     """What explains a result, best first; variants that do not explain it follow, the nearest first."""
     if judged.function in _PAIRED and judged.got.shape == judged.want.shape:
         judged = one_head(judged, _badness(judged))
-    values = [(v, value) for v in variants(judged.function) if (value := _value(v, judged)) is not None]
+    known = settled(judged, _badness(judged)) if judged.got.shape == judged.want.shape else variants(judged.function)
+    values = [(v, value) for v in known if (value := _value(v, judged)) is not None]
     if judged.got.shape != judged.want.shape:
         return _of_shape(judged, values)
     away = distance(judged.got, judged.want, judged.limit)

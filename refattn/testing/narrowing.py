@@ -7,7 +7,9 @@ the head that is farthest off, unless it is one that mixes batch entries or head
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,3 +71,77 @@ def _rule(mask, cut):
         return with_data(mask, cut)
     except NotApplicable:  # it has no data with leading axes
         return mask
+
+
+_ROWWISE = ("attention", "attention_weights", "grouped_query_attention", "tiled_attention", "split_attention")
+_POSITIONS = ("q_positions", "k_positions")
+
+
+class Rows(NamedTuple):
+    """Some rows of one head of a result of attention, and the arguments that make them: a mask is an array here."""
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    seen: np.ndarray
+    options: dict
+    got: np.ndarray
+    want: np.ndarray
+    limit: np.ndarray
+    cut: Callable  # from an array with the two last axes of scores to its part for these rows
+
+
+def few_rows(judged, ratio, count: int = 12) -> Rows | None:
+    """A few of the rows that are wrong, in the head that is farthest off: what is enough to try many variants on.
+
+    None where the function is not attention, whose rows do not depend on one another.
+
+    Parameters
+    ----------
+    judged : Judged
+    ratio : array
+        How far each element is off.
+    """
+    from refattn.testing.variants.tiled import as_arrays, repeated
+    from refattn.testing.variants.tiles import dense
+
+    if judged.function not in _ROWWISE or not judged.got.size:
+        return None
+    given = {**dict(zip(_NAMES, judged.args, strict=False)), **judged.kwargs}
+    if judged.function == "attention_weights":
+        given = {
+            "v": np.eye(np.shape(given["k"])[-2]),
+            **dict(zip(("q", "k", "mask"), judged.args, strict=False)),
+            **given,
+        }
+    q, k, v, mask = (given.pop(name, None) for name in _NAMES)
+    k, v = repeated(q, k, v)
+    n, m = q.shape[-2], k.shape[-2]
+    own = 1 if judged.result == "lse" else 2
+    lead = judged.got.shape[: judged.got.ndim - own]
+    place = np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]
+    wrong = ratio[place] if own == 1 else ratio[place].max(axis=-1)
+    worst = np.argsort(-wrong, kind="stable")[: np.count_nonzero(wrong > 1)]
+    rows = np.unique(np.concatenate([worst[: count // 2], np.sort(worst)[:: max(len(worst) // (count // 2), 1)]]))
+
+    def head(x, *core):
+        return np.broadcast_to(x, (*lead, *core))[place]
+
+    cut = lambda x: head(x, n, m)[rows]
+    positions = [given.get(name) for name in _POSITIONS]
+    options = as_arrays(q, k, **{name: x for name, x in given.items() if name in _OPTIONS})
+    options = {name: x for name, x in options.items() if x is not None and name not in _POSITIONS}
+    if "bias" in options:
+        options["bias"] = cut(options["bias"])
+    if "dropout" in options:
+        options["dropout"] = (cut(options["dropout"][0]), options["dropout"][1])
+    if "sinks" in options:
+        options["sinks"] = head(options["sinks"])
+    options["return_lse"] = judged.result == "lse"
+    return Rows(
+        head(q, *q.shape[-2:])[rows], head(k, *k.shape[-2:]), head(v, *v.shape[-2:]), cut(dense(mask, n, m, *positions)),
+        options, *(x[place][rows] for x in (judged.got, judged.want, judged.limit)), cut,
+    )  # fmt: skip
+
+
+_OPTIONS = (*_POSITIONS, "bias", "scale", "softcap", "sinks", "dropout")

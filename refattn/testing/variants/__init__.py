@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 
 class NotApplicable(Exception):
@@ -38,6 +39,10 @@ class Variant:
         The public implementations and threads where it was seen.
     advice : str
         What somebody who wants this behaviour, or compares with it, can pass to the reference instead.
+    value : object
+        The number with which it computes, where it is one of many that differ in a number: the size of a tile.
+    others : tuple
+        Values that give the same results for the inputs for which `value` was found.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Variant:
     meaning: str
     seen: tuple[str, ...] = ()
     advice: str = ""
+    value: Any = None
+    others: tuple = ()
 
 
 VARIANTS: dict[tuple[str, str], Variant] = {}  # by name and reference function
@@ -64,6 +71,66 @@ def variant(name, clause, *functions, seen=(), advice=""):
                 raise ValueError(f"two variants of {function} are called {name}")
             VARIANTS[name, function] = Variant(name, clause, function, call, meaning, tuple(seen), advice)
         return call
+
+    return register
+
+
+@dataclass(frozen=True)
+class Family:
+    """Variants that differ in one number, which is found from a result instead of listed: the size of a tile.
+
+    Attributes
+    ----------
+    example : Variant
+        The member that is registered: golden cases catch it, and it bears the name of all.
+    build : callable
+        From a value to the call of a member.
+    values : callable
+        From the numbers of queries and keys to the values that are tried.
+    unit : str
+        How a value is said: 'The tile has {} keys.'
+    masked : callable, optional
+        For members that only change who sees whom: from a value to a function of mask, n, m and positions that returns
+        the array of truth values.
+    """
+
+    example: Variant
+    build: Callable
+    values: Callable
+    unit: str
+    masked: Callable | None = None
+
+    def member(self, value, others=()) -> Variant:
+        """The variant with one value; `others` are values that would do as well."""
+        meaning = f"{self.example.meaning} {self.unit.format(_said(value))}"
+        if others:
+            more = f" and {len(others) - _SAID} more" if len(others) > _SAID else ""
+            meaning += f" These inputs do not tell it from {', '.join(map(_said, others[:_SAID]))}{more}."
+        return replace(self.example, call=self.build(value), meaning=meaning, value=value, others=tuple(others))
+
+
+_SAID = 4  # so many other values stand in a text
+
+
+def _said(value) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+FAMILIES: dict[tuple[str, str], Family] = {}  # by name and reference function
+
+
+def family(name, clause, function, *, example, values, unit, masked=None, seen=(), advice=""):
+    """Register variants that differ in a number: the decorated function makes the call of one from its value.
+
+    Its docstring is their meaning; the one with the value `example` is listed among the variants.
+    """
+
+    def register(build):
+        call = build(example)
+        call.__doc__ = build.__doc__
+        variant(name, clause, function, seen=seen, advice=advice)(call)
+        FAMILIES[name, function] = Family(VARIANTS[name, function], build, values, unit, masked)
+        return build
 
     return register
 
@@ -88,10 +155,33 @@ def _register_all() -> None:
 
 @cache
 def _with_derived(function: str, registered: int) -> tuple[Variant, ...]:
+    own = tuple(v for v in VARIANTS.values() if v.function == function)
+    if function not in _sources():
+        return own
+    source, derive = _sources()[function]
+    names = {v.name for v in own}
+    return own + tuple(derive(v) for v in _with_derived(source, registered) if v.name not in names)
+
+
+def families(function: str) -> list[tuple[Family, Callable[[Variant], Variant]]]:
+    """The families of a function, those of functions that it is built on included, each with what makes a variant of
+    this function of a member."""
+    _register_all()
+    found = [(f, lambda v: v) for (_, own), f in FAMILIES.items() if own == function]
+    names = {f.example.name for f, _ in found}
+    if function not in _sources():
+        return found
+    source, derive = _sources()[function]
+    further = [(f, make) for f, make in families(source) if f.example.name not in names]
+    return found + [(f, lambda v, make=make: derive(make(v))) for f, make in further]
+
+
+@cache
+def _sources() -> dict[str, tuple[str, Callable[[Variant], Variant]]]:
+    """For a function, the one whose variants are variants of it too, and how."""
     from refattn.testing.variants import derived, gradients
 
-    own = tuple(v for v in VARIANTS.values() if v.function == function)
-    sources: dict[str, tuple[str, Callable[[Variant], Variant]]] = {
+    return {
         "attention": ("Mask.dense", derived.of_mask),
         "attention_weights": ("attention", derived.weights),
         "grouped_query_attention": ("attention", derived.grouped),
@@ -101,8 +191,3 @@ def _with_derived(function: str, registered: int) -> tuple[Variant, ...]:
         "split_attention": ("tiled_attention", derived.split),
         "tiled_attention_vjp": ("attention_vjp", derived.tiled_vjp),
     }
-    if function not in sources:
-        return own
-    source, derive = sources[function]
-    names = {v.name for v in own}
-    return own + tuple(derive(v) for v in _with_derived(source, registered) if v.name not in names)

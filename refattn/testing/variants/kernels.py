@@ -1,4 +1,4 @@
-"""Variants of attention as kernels get it wrong: tiles, tails, indices, layouts, running maxima and narrow formats."""
+"""Variants of attention as kernels get it wrong: indices, layouts, running maxima and narrow formats."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import numpy as np
 from refattn import masks
 from refattn.testing.variants import NotApplicable, variant
 from refattn.testing.variants.attention import evaluate
-
-TILES = (16, 32, 64, 128)
 
 
 def _needs(*conditions):
@@ -21,9 +19,6 @@ def _dense(mask, q, k, q_positions=None, k_positions=None):
     return masks.visible(mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions, like=q)
 
 
-# --- tiles ----------------------------------------------------------------------------------------------------------
-
-
 def _hidden(which):
     """Attention that never sees the keys of which `which(m)` is true."""
 
@@ -33,79 +28,6 @@ def _hidden(which):
         return evaluate(q, k, v, mask, scored=lambda s: np.where(hidden, -np.inf, s), **options)
 
     return call
-
-
-def _rescaled(tile, output_only):
-    """Online softmax over tiles of keys in which what was summed up is not rescaled when the maximum grows."""
-
-    def call(q, k, v, mask=None, *, sinks=None, dropout=None, **options):
-        _needs(sinks is None, dropout is None, k.shape[-2] > tile)
-
-        def online(out, lse, weights, s):
-            running = np.maximum.accumulate(s, axis=-1)
-            last = np.minimum(np.arange(s.shape[-1]) // tile * tile + tile, s.shape[-1]) - 1
-            top = running[..., last]  # the maximum that is known when a tile is done
-            w = np.where(np.isneginf(s), 0.0, np.exp(s - np.where(np.isneginf(top), 0.0, top)))
-            peak = np.where(np.isneginf(running[..., -1:]), 0.0, running[..., -1:])
-            total = (np.where(np.isneginf(s), 0.0, np.exp(s - peak)) if output_only else w).sum(axis=-1, keepdims=True)
-            values = np.where(np.isfinite(v), v, 0.0)
-            return w @ values / np.where(total == 0, 1.0, total), (np.log(total) + peak)[..., 0]
-
-        return evaluate(q, k, v, mask, finish=online, **options)
-
-    return call
-
-
-def _zero_padded(tile):
-    """Keys and values are padded with zeros up to whole tiles, and the padding takes part."""
-
-    def call(q, k, v, mask=None, *, q_positions=None, k_positions=None, bias=None, dropout=None, **options):
-        n, m = q.shape[-2], k.shape[-2]
-        more = -m % tile
-        _needs(more, m > 0, dropout is None)
-
-        def padded(x, fill=0.0):
-            if x is None:
-                return None
-            x = np.broadcast_to(x, (*x.shape[:-2], n, m)) if np.ndim(x) > 1 else np.broadcast_to(x, (n, m))
-            return np.concatenate([x, np.full((*x.shape[:-1], more), fill, dtype=x.dtype)], axis=-1)
-
-        allowed = padded(_dense(mask, q, k, q_positions, k_positions), True)
-        k, v = (np.concatenate([x, np.zeros((*x.shape[:-2], more, x.shape[-1]))], axis=-2) for x in (k, v))
-        return evaluate(q, k, v, allowed, bias=padded(bias), **options)
-
-    return call
-
-
-def _by_tile(name, meaning, build, seen=()):
-    """One variant for each size of tile."""
-    for tile in TILES:
-        call = build(tile)
-        call.__doc__ = meaning.format(tile=tile)
-        variant(f"{name}_{tile}", "ATTN-OUT", "attention", seen=seen)(call)
-
-
-_by_tile(
-    "tail/dropped",
-    "The last keys, which do not fill a tile of {tile}, are left out.",
-    lambda tile: _hidden(lambda m: np.arange(m) >= m - m % tile),
-)
-_by_tile(
-    "tail/zeros",
-    "Keys and values are padded with zeros to whole tiles of {tile}, and the padding takes part.",
-    _zero_padded,
-    seen=["huggingface/transformers#45940"],
-)
-_by_tile(
-    "rescale/missing",
-    "Neither sum is rescaled when a tile of {tile} keys raises the running maximum.",
-    lambda tile: _rescaled(tile, output_only=False),
-)
-_by_tile(
-    "rescale/output_missing",
-    "The sum of weights is rescaled when a tile of {tile} keys raises the running maximum, the sum of values is not.",
-    lambda tile: _rescaled(tile, output_only=True),
-)
 
 
 # --- keys, values and features --------------------------------------------------------------------------------------
