@@ -351,6 +351,8 @@ def _show(options):
         print(catalogue.shown(options.name, *options.size))
     except LookupError as error:
         return _fail(error.args[0], USAGE)
+    except ValueError as error:
+        return _fail(error, USAGE)
     return PASS
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import refattn
 from refattn.masks import Mask
 from refattn.testing import vectors
+from refattn.testing.names import function_named
 from refattn.testing.variants import variants
 
 from . import docstrings, measured, pictures
@@ -124,7 +125,7 @@ def _modules(name):
 def _place_functions(m):
     """For every function that the definition defines, the module and name of its array code."""
     for name in getattr(m.definition, "FUNCTIONS", {}):
-        function = inspect.unwrap(vectors.function_named(name))
+        function = inspect.unwrap(function_named(name))
         owner = next((other for other in names() if _owns(other, function.__module__)), None)
         if owner not in (None, m.name):
             m.functions[name] = None  # shown on the other page
@@ -142,7 +143,7 @@ def _owns(mechanism, module):
 def _public(m):
     """The documented functions and classes of a mechanism by the names that users write."""
     found = {}
-    own = {inspect.unwrap(vectors.function_named(name)) for name, place in m.functions.items() if place}
+    own = {inspect.unwrap(function_named(name)) for name, place in m.functions.items() if place}
     for dotted in m.modules:
         module = importlib.import_module(dotted)
         for name, thing in vars(module).items():
@@ -231,7 +232,7 @@ def enter(m, book):
         book.variants[v.name, v.function] = (m.path, f"variant-{v.function}-{v.name.replace('/', '-')}")
     public = {id(inspect.unwrap(thing)): name for name, thing in m.api}
     for name in m.functions:
-        function = vectors.function_named(name)
+        function = function_named(name)
         place = public.get(id(inspect.unwrap(function)))
         if place is None and "." in function.__qualname__:  # a method: its class
             place = next(

@@ -8,13 +8,15 @@ import re
 import textwrap
 
 import refattn
-from refattn import masks
-from refattn.testing import adapters, presets, vectors
+from refattn.testing import adapters, expressions, presets, vectors
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
 from refattn.testing.formulas import in_text
+from refattn.testing.names import FUNCTIONS, RULES, function_named, rule_named
 from refattn.testing.profiles import PROFILES
 from refattn.testing.variants import variants
 
+LONGEST_NAME = 100  # what is longer is no name with a slip in it
+LARGEST_PICTURE = 1000  # queries or keys
 _CLAUSE = re.compile(r"^### (\S+)\n\n(.*?)(?=\n\n|\n#|\Z)", re.S | re.M)
 
 
@@ -41,16 +43,12 @@ def clauses() -> dict[str, tuple[str, str]]:
 def functions() -> dict[str, object]:
     """Public function -> itself; what is not in the first name space comes by its full name, after the others."""
     found = {name: f for name in refattn.__all__ if inspect.isfunction(f := getattr(refattn, name))}
-    return found | {name: vectors.function_named(name) for name in sorted(vectors.functions() - set(found))}
+    return found | {name: function_named(name) for name in sorted(FUNCTIONS - set(found))}
 
 
 def rules() -> dict[str, object]:
     """The functions of refattn.masks that build a rule."""
-    return {
-        name: f
-        for name, f in vars(masks).items()
-        if inspect.isfunction(f) and not name.startswith("_") and f.__module__ == masks.__name__ and name != "visible"
-    }
+    return {name: rule_named(name) for name in RULES}
 
 
 def _summary(thing):
@@ -88,6 +86,8 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
     ------
     LookupError
         Nothing has that name.
+    ValueError
+        It is an expression of masks that is wrong, or that cannot be drawn for N queries and M keys.
     """
     known_clauses, known_functions = clauses(), functions()
     if name in known_clauses:
@@ -105,9 +105,8 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
         for case in vectors.load(mechanism):
             if case.id == name:
                 return _case(case)
-    mask = _mask(name)
-    if mask is not None:
-        return f"{mask!r}, {n} queries (rows) over {m} keys (columns)\n\n{picture(mask, n, m)}"
+    if name in RULES or expressions.looks_like_one(name):
+        return _drawn(expressions.parse(name), n, m)
     everything = [
         *presets.names(),
         *known_clauses,
@@ -116,9 +115,9 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
         *rules(),
         *(v.name for v in variants()),
     ]
-    near = difflib.get_close_matches(name, everything, n=3)
+    near = difflib.get_close_matches(name, everything, n=3) if len(name) <= LONGEST_NAME else []
     hint = f"; did you mean {', '.join(near)}?" if near else "; refattn list shows what there is"
-    raise LookupError(f"nothing is called {name!r}{hint}")
+    raise LookupError(f"nothing is called {name[:LONGEST_NAME]!r}{hint}")
 
 
 def picture(mask, n: int, m: int) -> str:
@@ -129,14 +128,14 @@ def picture(mask, n: int, m: int) -> str:
     return "\n".join("  " + " ".join("■" if cell else "·" for cell in row) for row in dense)
 
 
-def _mask(expression):
-    """A mask from the expression that builds it, 'causal() & window(3, 0)' or plain 'causal'."""
+def _drawn(mask, n, m):
+    if n > LARGEST_PICTURE or m > LARGEST_PICTURE:
+        raise ValueError(f"a picture of {n} x {m} is too large: {LARGEST_PICTURE} x {LARGEST_PICTURE} is the most")
     try:
-        mask = eval(expression, {"__builtins__": {}}, dict(rules()))
-        mask = mask() if callable(mask) else mask
-    except Exception:
-        return None
-    return mask if isinstance(mask, masks.Mask) else None
+        drawn = picture(mask, n, m)
+    except ValueError as error:  # its data do not go with these sizes
+        raise ValueError(f"{mask!r} for {n} queries and {m} keys (--size): {error}") from None
+    return f"{mask!r}, {n} queries (rows) over {m} keys (columns)\n\n{drawn}"
 
 
 def _clause(name, mechanism, sentence):

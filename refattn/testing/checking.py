@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,13 @@ from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupport
 from refattn.testing.allow import Allowance, problems
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, SMALL_VALUES, Comparison, compare
+from refattn.testing.names import FUNCTIONS, function_named, meant
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
 from refattn.testing.rounding import round_to
 from refattn.testing.stages import stages_of, told
-from refattn.testing.vectors import function_named, results
+from refattn.testing.vectors import results
 
 __all__ = [
     "EFFORTS", "STATUSES", "CheckCase", "Report", "Result", "all_cases", "check", "mechanism_of", "run_case", "smallest",
@@ -131,12 +131,10 @@ def check(
 
 def _meant(function):
     """Which function may have been meant by a name that none has."""
-    known = vectors.functions()
-    if function is None or function in known:
+    if function is None or function in FUNCTIONS:
         return ""
-    meant = [name for name in known if name.endswith(f".{function}")]
-    meant = meant or difflib.get_close_matches(function, known)
-    return f"; did you mean {' or '.join(meant)}?" if meant else "; try: refattn list functions"
+    near = meant(function, FUNCTIONS)
+    return f"; did you mean {' or '.join(near)}?" if near else "; try: refattn list functions"
 
 
 def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:

@@ -18,13 +18,14 @@ from refattn.masks import Mask
 from refattn.testing import adapters, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, applied, points
 from refattn.testing.conventions.elsewhere import AS_ARGUMENTS
+from refattn.testing.names import function_named
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
 from refattn.testing.reference import to_numpy
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants
 from refattn.testing.variants.masks import holds
-from refattn.testing.vectors import function_named, results
+from refattn.testing.vectors import results
 
 LAYOUT = "layout"
 _SCALE = 0.25  # given to kernels that have no default; what the default would be for the calls that are made

@@ -10,8 +10,8 @@ import numpy as np
 from refattn.masks import Mask
 from refattn.testing.allow import Allowance
 from refattn.testing.matches import Comparison
+from refattn.testing.names import function_named
 from refattn.testing.stages import Stage
-from refattn.testing.vectors import function_named
 
 STATUSES = ("holds", "broken", "known", "unsupported")
 

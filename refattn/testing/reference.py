@@ -141,7 +141,7 @@ def oracle(function, *args, **kwargs):
     >>> oracle(refattn.softmax, np.zeros(4, dtype=np.float16))
     array([0.25, 0.25, 0.25, 0.25])
     """
-    from refattn.testing.vectors import function_named
+    from refattn.testing.names import function_named
 
     function = function_named(function) if isinstance(function, str) else function
     return function(*in_float64(args), **in_float64(kwargs))

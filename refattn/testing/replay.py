@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from refattn.masks import Mask
+from refattn.testing import expressions
 from refattn.testing.adapters import Adapter
 from refattn.testing.bounds import bound
 from refattn.testing.checking import EFFORTS, CheckCase, Result, all_cases, run_case, smallest
@@ -262,10 +263,10 @@ def _source(name, value, arguments, dtype):
     if isinstance(value, Mask):
         text = re.sub(r"\b([a-z_]+)\(", r"masks.\1(", repr(value))
         try:
-            again = eval(text, {"masks": __import__("refattn").masks, "__builtins__": {}})
+            again = expressions.parse(text)
             if np.array_equal(_dense({**arguments, "mask": again}), _dense(arguments)):
                 return text
-        except Exception:  # its data are too many to print, or it is no expression: the dense form says the same
+        except ValueError:  # its data are too many to print, or it is no expression: the dense form says the same
             pass
         value = _dense(arguments)
     if isinstance(value, np.ndarray):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
+import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import refattn
-from refattn import masks
+from refattn.testing import schema
+from refattn.testing.names import function_named, params_named, rule_named
 
 SCHEMA = "refattn-vectors/1"
 
@@ -51,19 +55,72 @@ def load(mechanism: str) -> tuple[GoldenCase, ...]:
     Raises
     ------
     ValueError
-        There is no such mechanism, or the file has a schema that this version does not read.
+        There is no such mechanism, or its file is not what `spec/schema.json` says: the text names the file, the case
+        and the field.
     """
-    path = spec_dir() / mechanism / "vectors.json"
-    if not path.is_file():
+    if mechanism not in mechanisms():
         raise ValueError(f"no golden vectors for {mechanism!r}; there are: {', '.join(mechanisms())}")
-    contents = json.loads(path.read_text())
-    if contents["schema"] != SCHEMA:
-        raise ValueError(f"{path} has schema {contents['schema']!r}; this version of refattn reads {SCHEMA!r}")
+    path = spec_dir() / mechanism / "vectors.json"
+    try:
+        return _cases(mechanism, schema.parsed(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: it is nested too deep") from None
+
+
+def _cases(mechanism, contents):
+    if isinstance(contents, dict) and contents.get("schema", SCHEMA) != SCHEMA:
+        said = schema.short(contents["schema"])
+        raise ValueError(f"it has schema {said}; this version of refattn reads {SCHEMA!r}")
+    if wrong := _schema()(contents):
+        raise ValueError(_placed(contents, *wrong))
+    if contents["mechanism"] != mechanism:
+        raise ValueError(
+            f"it is of mechanism {schema.short(contents['mechanism'])}, and stands in the folder of another"
+        )
+    seen: set[str] = set()
+    for record in contents["cases"]:
+        if record["id"] in seen:
+            raise ValueError(f"case {record['id']} stands there twice")
+        if strange := set(record["flags"]) - contents["flags"].keys():
+            raise ValueError(
+                f"case {record['id']}: flags holds {schema.short(min(strange))}, which the file does not explain"
+            )
+        seen.add(record["id"])
     return tuple(_case(mechanism, record) for record in contents["cases"])
 
 
+@cache
+def _schema():
+    return schema.compiled(json.loads((spec_dir() / "schema.json").read_text(encoding="utf-8")))
+
+
+def _placed(contents, place, wrong):
+    """A fault with the id of its case in place of the number."""
+    if found := re.match(r"\.cases\[(\d+)\]\.?(.*)", place):
+        record = contents["cases"][int(found[1])]
+        name = record.get("id") if isinstance(record, dict) else None
+        known = isinstance(name, str) and len(name) < 100
+        return f"case {name if known else f'number {found[1]}'}: {found[2] or 'it'} {wrong}"
+    return f"{place.removeprefix('.') or 'it'} {wrong}"
+
+
 def _case(mechanism, record):
-    expect = {name: decode(value) for name, value in record["expect"].items()}
+    def read(field):
+        found = {}
+        for name, value in record[field].items():
+            try:
+                found[name] = decode(value)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise ValueError(f"case {record['id']}: {field}.{name}: {error}") from None
+        return found
+
+    try:
+        function_named(record["function"])
+    except ValueError as error:
+        raise ValueError(f"case {record['id']}: function: {error}") from None
+    expect = read("expect")
     return GoldenCase(
         id=record["id"],
         mechanism=mechanism,
@@ -71,7 +128,7 @@ def _case(mechanism, record):
         clauses=tuple(record["clauses"]),
         flags=tuple(record["flags"]),
         comment=record.get("comment", ""),
-        arguments={name: decode(value) for name, value in record["arguments"].items()},
+        arguments=read("arguments"),
         expect={} if expect.get("refuses") is True else expect,
         catches=record.get("catches", {}),
         refuses=expect.get("refuses") is True,
@@ -79,48 +136,49 @@ def _case(mechanism, record):
 
 
 def decode(value):
-    """A JSON value of a vector file as NumPy array, float, mask, parameter set or plain value."""
+    """A JSON value of a vector file as NumPy array, float, mask, parameter set or plain value.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError
+        It names what is not on the lists of `refattn.testing.names`, or its numbers are not those of its dtype and shape.
+    """
     if isinstance(value, list):
         return [decode(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "dtype" in value:
-        data = [float.fromhex(x) if isinstance(x, str) else x for x in value["data"]]
-        return np.asarray(data, dtype=value["dtype"]).reshape(value["shape"])
+        return _array(**value)
     if "float" in value:
         return float.fromhex(value["float"])
     if "rule" in value:
         return _mask(value)
     if "params" in value:
         fields = {name: decode(item) for name, item in value["fields"].items()}
-        return function_named(value["params"])(**fields)
+        return params_named(value["params"])(**fields)
     return {name: decode(item) for name, item in value.items()}
+
+
+def _array(dtype, shape, data):
+    if math.prod(shape) != len(data):
+        raise ValueError(f"it has {len(data)} numbers; {shape} is the shape of {math.prod(shape)}")
+    wanted = str if dtype == "float64" else int
+    if wrong := next((x for x in data if not isinstance(x, wanted) or (dtype == "bool" and x not in (0, 1))), None):
+        raise ValueError(f"{schema.short(wrong)} is no number of dtype {dtype}")
+    return np.asarray(list(map(float.fromhex, data)) if wanted is str else data, dtype=dtype).reshape(shape)
 
 
 def _mask(value):
     rest = {name: decode(item) for name, item in value.items() if name not in ("rule", "dense")}
     rule = value["rule"]
-    if rule == "not":
-        return ~rest["of"][0]
-    if rule in ("and", "or"):
-        combined = rest["of"][0]
-        for other in rest["of"][1:]:
-            combined = combined & other if rule == "and" else combined | other
-        return combined
-    return getattr(masks, rule)(**rest)
-
-
-def functions() -> set[str]:
-    """The names of all functions that golden cases call."""
-    return {case.function for mechanism in mechanisms() for case in load(mechanism)}
-
-
-def function_named(name: str):
-    """The function of refattn that a case calls: 'attention', 'positions.rotate', 'Mask.dense'."""
-    found = refattn
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    if rule not in ("not", "and", "or"):
+        return rule_named(rule)(**rest)
+    of = rest.get("of", [])
+    if rest.keys() != {"of"} or (len(of) != 1 if rule == "not" else len(of) < 2):
+        raise ValueError(
+            f"the rule {rule!r} has nothing but {'one rule' if rule == 'not' else 'two rules or more'} in 'of'"
+        )
+    return ~of[0] if rule == "not" else reduce(operator.and_ if rule == "and" else operator.or_, of)
 
 
 def results(returned) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from refattn import masks
 from refattn.testing import assert_matches, catalogue, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, functions, points
 from refattn.testing.identify import distance
+from refattn.testing.names import function_named
 from refattn.testing.presets import composed
 from refattn.testing.presets.composed import Uncombinable, attend
 from refattn.testing.variants import variants
-from refattn.testing.vectors import function_named, results
+from refattn.testing.vectors import results
 
 NEEDED = {
     "torch.sdpa.math", "torch.sdpa.cpu_flash", "torch.nn.MultiheadAttention", "torch.flex_attention", "jax.dpa",

@@ -7,12 +7,13 @@ import refattn
 from refattn import backend
 from refattn.testing import vectors
 from refattn.testing.bounds import _HOME, bound
+from refattn.testing.names import function_named
 from refattn.testing.profiles import PROFILES, profile
 from refattn.testing.rounding import FORMATS, round_to
 from refattn.testing.tracked import automatic_bound
 from refattn.testing.tracked.array import Tracked
 from refattn.testing.tracked.namespace import Namespace
-from refattn.testing.vectors import function_named, results
+from refattn.testing.vectors import results
 from tests.kernels import eager, flash
 from tests.testing.test_bounds_attention import configuration
 

@@ -249,7 +249,7 @@ def _checked_hello(hello: dict) -> dict:
     if said != PROTOCOL:
         raise ValueError(f"the first line must say the protocol {PROTOCOL!r}; it says {said!r}")
     full = {"name": "?", "version": "", "layout": "bhnd", "native": [], "functions": ["attention"], **hello}
-    from refattn.testing.vectors import function_named
+    from refattn.testing.names import function_named
 
     for function in full["functions"]:
         try:

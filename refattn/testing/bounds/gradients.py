@@ -29,7 +29,7 @@ def attention_vjp_bound(profile: Profile, *args, **kwargs) -> dict[str, Bound]:
     kept = automatic_bound("attention_vjp", profile, *args, **kwargs)
     if profile.order != "flash":
         return kept
-    again = automatic_bound("testing.bounds.gradients.recomputed_vjp", profile, *args, **kwargs)
+    again = automatic_bound(recomputed_vjp, profile, *args, **kwargs)
     return {name: Bound(b.value, np.maximum(b.hard, again[name].hard)) for name, b in kept.items()}
 
 

@@ -18,29 +18,31 @@ the weights move Σ p v by Σ p θ (v - o) / (1 + Σ p θ), not by Σ p |θ| |v|
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from refattn import masks
 from refattn.testing.bounds import Bound
+from refattn.testing.names import function_named
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
 from refattn.testing.tracked.array import MEMORY, Tracked, rounded
 from refattn.testing.tracked.moving import constant_error
 from refattn.testing.tracked.namespace import Namespace
-from refattn.testing.vectors import function_named, results
+from refattn.testing.vectors import results
 
 
-def automatic_bound(function: str, profile: Profile, /, *args, **kwargs) -> dict[str, Bound]:
+def automatic_bound(function: str | Callable, profile: Profile, /, *args, **kwargs) -> dict[str, Bound]:
     """The results of any reference function with their hard bounds, from its own code.
 
     The bound holds for a kernel that takes the reference's steps, each sum in any order.
 
     Parameters
     ----------
-    function : str
-        'attention', 'positions.rotate'.
+    function : str or callable
+        'attention', 'positions.rotate', or a function of the kit that takes such steps.
     profile : Profile
     *args, **kwargs
         The reference function's arguments (NumPy).
@@ -54,9 +56,8 @@ def automatic_bound(function: str, profile: Profile, /, *args, **kwargs) -> dict
     """
     xp = Namespace(profile)
     with np.errstate(all="ignore"):
-        returned = function_named(function)(
-            *(_tracked(xp, x) for x in args), **{name: _tracked(xp, x) for name, x in kwargs.items()}
-        )
+        call = function_named(function) if isinstance(function, str) else function
+        returned = call(*(_tracked(xp, x) for x in args), **{name: _tracked(xp, x) for name, x in kwargs.items()})
         found = _flat(results(returned))
         return {name: _bound(profile, x, _format(profile, name, found)) for name, x in found.items()}
 
