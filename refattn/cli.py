@@ -21,16 +21,18 @@ examples:
   refattn check mypackage.kernels:flash --precision bfloat16 --layout bnhd
   refattn identify mypackage.kernels:flash
   refattn replay attention.causal_wide.float32 --impl torch
+  refattn diff old.json new.json
   refattn show MASK-EMPTY
   refattn show "causal() & window(3, 0)"
 """
 
 CHECK_EPILOG = """\
 allow-lists are TOML: tables [[allow]] with target, function, deviation, reason, until (a date) and perhaps cases (a
-pattern of ids). An entry counts until its date. With --allow, a list that is out of date fails the check: an entry that
-has expired, that names a function or cases which do not exist, or (where all cases are run) whose deviation no longer
-shows; --no-strict only mentions it. The list that comes with refattn is only mentioned unless --strict is given,
-because it was measured with one version of a library and you may have another.
+pattern of ids) and versions (["1.32"]: the releases that it holds for). An entry counts until its date. With --allow, a
+list that is out of date fails the check: an entry that has expired, that names a function or cases which do not exist,
+or (where all cases are run) whose deviation no longer shows; --no-strict only mentions it. The lists that come with
+refattn say which releases they were measured on. Another release is judged by the nearest older one, the report says so,
+and what is out of date is only mentioned unless --strict is given.
 
 exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available,
 130 interrupted (what was found until then is reported). With --all it is the worst of all implementations.
@@ -57,6 +59,15 @@ examples:
   refattn identify mypackage.kernels:flash --precision bfloat16
   refattn identify mypackage.rotary:apply --function rope
   refattn identify flash_attn.2
+"""
+
+
+DIFF_EPILOG = """\
+exit codes: 0 nothing changed, 1 something did, 2 wrong usage
+
+examples:
+  refattn check mypackage.kernels:flash --json old.json     # and after the upgrade, or the rewrite: new.json
+  refattn diff old.json new.json
 """
 
 
@@ -147,6 +158,17 @@ def parser() -> argparse.ArgumentParser:
         "--minimize", action="store_true", help="find the smallest case that fails so, and print it as a program"
     )
 
+    diff = commands.add_parser(
+        "diff",
+        help="what changed between two reports",
+        description="What changed between two reports of check --json, or of check --all --json: deviations that came, went"
+        " or show in other cases, by clause and by name. A deviation counts whether a list knows it or not.",
+        epilog=DIFF_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    diff.add_argument("old", metavar="OLD.json")
+    diff.add_argument("new", metavar="NEW.json")
+
     listing = commands.add_parser("list", help="list mechanisms, functions, clauses, variants, targets or profiles")
     listing.add_argument(
         "what",
@@ -174,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is None:
             top.print_help()
             return USAGE
-        return {"check": _check, "replay": _replay, "identify": _identify, "list": _list, "show": _show}[
+        return {"check": _check, "replay": _replay, "identify": _identify, "diff": _diff, "list": _list, "show": _show}[
             options.command
         ](options)
     except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
@@ -332,6 +354,17 @@ def _identify(options):
         return _fail(error, USAGE)
     print(as_json(found) if options.json else as_text(found))
     return PASS
+
+
+def _diff(options):
+    from refattn.testing.reports import changes
+
+    try:
+        text, changed = changes.as_text(changes.read(options.old), changes.read(options.new))
+    except (ValueError, OSError) as error:
+        return _fail(error, USAGE)
+    print(text)
+    return NONCONFORMING if changed else PASS
 
 
 def _list(options):

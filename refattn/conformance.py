@@ -43,7 +43,8 @@ class State:
         except Exception as error:  # whatever importing somebody's module raises
             kind = "" if isinstance(error, ValueError | adapters.NotInstalled) else f"{type(error).__name__}: "
             raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {kind}{error}") from None
-        self.given = read_allowed(self.option)
+        self.given = allow.in_force(read_allowed(self.option), self.adapter.name, self.adapter.version)
+        self.entries = [*self.given, *allow.in_force(allow.shipped(), self.adapter.name, self.adapter.version)]
         self.cases = self._cases()
         self.shown: dict[tuple[str, str], str] = {}
 
@@ -68,8 +69,7 @@ class State:
 
     def known(self, result: Result):
         """The entry of an allow-list that covers a broken case, or None."""
-        entries = [*self.given, *allow.shipped()]
-        return next((entry for entry in entries if entry.covers(self.adapter.name, result)), None)
+        return next((entry for entry in self.entries if entry.covers(self.adapter.name, result)), None)
 
     def replay(self, case: CheckCase) -> str:
         """The command that runs one case again."""
@@ -107,9 +107,8 @@ class Suite(pytest.File):
             by_clause.setdefault(case.clauses[0], []).append(case)
         for clause, cases in sorted(by_clause.items()):
             yield Clause.from_parent(self, name=clause, cases=cases)
-        mine = [entry for entry in state.given if entry.target == state.adapter.name]
-        if mine and not state.option.refattn_clause:
-            yield AllowList.from_parent(self, name="allow-list", entries=mine)
+        if state.given and not state.option.refattn_clause:
+            yield AllowList.from_parent(self, name="allow-list", entries=state.given)
 
 
 class Clause(pytest.Collector):

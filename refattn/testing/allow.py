@@ -1,11 +1,17 @@
-"""Allow-lists: deviations that are known, each with a reason and a date on which it must be looked at again."""
+"""Allow-lists: deviations that are known, each with a reason, and with a date on which it must be looked at again or the
+releases that it was measured on.
+
+A list of somebody's own kernel says until when; what refattn ships says which releases of a library were measured, for what
+was seen of a release stays true of it.
+"""
 
 from __future__ import annotations
 
 import datetime
 import fnmatch
+import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -26,26 +32,37 @@ class Allowance:
     deviation : str
         The name under which it is reported, or a pattern of such names.
     reason : str
-    until : date
+    until : date, optional
         After it the entry no longer counts.
     cases : str
         A pattern of case ids, where it is known for some only.
+    versions : tuple of str
+        The releases that it holds for, '1.32' for every 1.32.x; empty: all.
+    measured : tuple of str
+        The releases that its whole list was measured on.
     """
 
     target: str
     function: str
     deviation: str
     reason: str
-    until: datetime.date
+    until: datetime.date | None = None
     cases: str = "*"
+    versions: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
     @property
     def expired(self) -> bool:
         """Whether its date has passed."""
-        return datetime.date.today() > self.until
+        return self.until is not None and datetime.date.today() > self.until
 
     def __str__(self):
         return f"{self.target}, {self.function}, {self.deviation}" + ("" if self.cases == "*" else f", {self.cases}")
+
+    def holds_for(self, version: str) -> bool:
+        """Whether it speaks of a release: its own versions name it, or the measured release that stands for it."""
+        release = _numbers(stands_for(version, self.measured))
+        return not self.versions or any(release[: len(v)] == v for v in map(_numbers, self.versions))
 
     def covers(self, target: str, result) -> bool:
         """Whether a failed case is this deviation."""
@@ -58,6 +75,42 @@ class Allowance:
         )
 
 
+def _numbers(version):
+    """The numbers of a release: (2, 13, 0) of '2.13.0+cpu'."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def stands_for(version: str, measured: tuple[str, ...]) -> str:
+    """The measured release by which a version is judged: itself, else the newest that is older, else the oldest."""
+    if not measured:
+        return version
+    older = [release for release in measured if _numbers(release) <= _numbers(version)]
+    return max(older, key=_numbers) if older else min(measured, key=_numbers)
+
+
+def in_force(entries: list[Allowance], target: str, version: str) -> list[Allowance]:
+    """The entries for one implementation in one of its releases."""
+    return [entry for entry in entries if entry.target == target and entry.holds_for(version)]
+
+
+def measured_on(entries: list[Allowance], target: str, version: str) -> dict:
+    """On which releases the deviations of an implementation were measured, and by which of them this one is judged."""
+    releases = sorted({r for entry in entries if entry.target == target for r in entry.measured}, key=_numbers)
+    return {"releases": releases, "judged_as": stands_for(version, tuple(releases))} if releases else {}
+
+
+def told(measured: dict, version: str) -> str:
+    """The same in a line; empty where nothing was measured."""
+    if not measured:
+        return ""
+    *others, last = measured["releases"]
+    line = f"known deviations were measured on {' and '.join(filter(None, [', '.join(others), last]))}"
+    if _numbers(version) in map(_numbers, measured["releases"]):
+        return line
+    return f"{line}, not on {version or 'this release'}: those of {measured['judged_as']} are taken"
+
+
 def _alike(result) -> list[str]:
     """The variants that the inputs of a case do not tell from the one by which its deviation is called."""
     wrong = next((c for c in result.comparisons if not c.ok), None)
@@ -65,41 +118,79 @@ def _alike(result) -> list[str]:
     return fitting if result.deviation in fitting else []
 
 
+_ENTRY: dict[str, type] = {
+    "target": str, "function": str, "deviation": str, "reason": str, "until": datetime.date, "cases": str, "versions": list,
+}  # fmt: skip
+
+
 def read(path) -> list[Allowance]:
-    """The entries of a TOML file: tables [[allow]] with target, function, deviation, reason, until and perhaps cases.
+    """The entries of a TOML file.
+
+    Tables [[allow]] with function, deviation, reason, until (a date) and perhaps cases and versions; target in each, or
+    once above them all. A list of a library's releases has `measured = ["1.31.1", "1.32.0"]` above them, and its entries
+    need no date.
 
     Raises
     ------
     ValueError
-        The file is no TOML; an entry lacks a field, leaves one empty, has one that is unknown, or one of the wrong type.
+        The file is no TOML; an entry lacks a field, leaves one empty, has one that is unknown, one of the wrong type, or
+        versions that were not measured; two entries are the same.
     """
     path = Path(str(path))
     try:
         contents = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no TOML: {error}") from None
-    fields = {"target": str, "function": str, "deviation": str, "reason": str, "until": datetime.date, "cases": str}
+    common = {name: contents.pop(name) for name in ("target", "measured") if name in contents}
     unknown = set(contents) - {"allow"}
     if unknown:
-        raise ValueError(f"{path}: unknown {', '.join(sorted(unknown))}; the file holds [[allow]] tables only")
-    if not isinstance(contents.get("allow", []), list) or not all(
-        isinstance(e, dict) for e in contents.get("allow", [])
-    ):
+        raise ValueError(
+            f"{path}: unknown {', '.join(sorted(unknown))}; the file holds target, measured and [[allow]] tables only"
+        )
+    if not isinstance(common.get("target", ""), str) or not _strings(common.get("measured", ["1"])):
+        raise ValueError(f"{path}: target must be a string, measured a list of releases as strings")
+    tables = contents.get("allow", [])
+    if not isinstance(tables, list) or not all(isinstance(e, dict) for e in tables):
         raise ValueError(f"{path}: allow must be tables, each under [[allow]]")
-    entries = []
-    for number, entry in enumerate(contents.get("allow", []), start=1):
-        missing = set(fields) - {"cases"} - set(entry)
-        extra = set(entry) - set(fields)
-        wrong = [name for name, kind in fields.items() if name in entry and type(entry[name]) is not kind]
-        empty = [
-            name for name, kind in fields.items() if kind is str and name in entry and not str(entry[name]).strip()
-        ]
-        checks = ("lacks", missing), ("has unknown", extra), ("has the wrong type of", wrong), ("has an empty", empty)
-        for what, names in checks:
-            if names:
-                raise ValueError(f"{path}: entry {number} {what} {', '.join(sorted(names))}")
-        entries.append(Allowance(**entry))
+    entries = [_entry(path, number, entry, common) for number, entry in enumerate(tables, start=1)]
+    first: dict[Allowance, int] = {}
+    for number, found in enumerate(entries, start=1):
+        same = replace(found, reason="", until=None)
+        if first.setdefault(same, number) != number:
+            raise ValueError(f"{path}: entries {first[same]} and {number} are the same: {found}")
     return entries
+
+
+def _entry(path, number, entry, common) -> Allowance:
+    """One table of a file, once nothing is wrong with it."""
+    measured = tuple(common.get("measured", ()))
+    entry = {name: value for name, value in common.items() if name == "target"} | entry
+    needed = set(_ENTRY) - {"cases", "versions"} - ({"until"} if measured else set())
+    wrong = [name for name, kind in _ENTRY.items() if name in entry and type(entry[name]) is not kind]
+    if "versions" in entry and not _strings(entry["versions"]):
+        wrong = [*wrong, "versions"]
+    empty = [name for name, kind in _ENTRY.items() if kind is str and name in entry and not str(entry[name]).strip()]
+    checks = (
+        ("lacks", needed - set(entry)),
+        ("has unknown", set(entry) - set(_ENTRY)),
+        ("has the wrong type of", set(wrong)),
+        ("has an empty", empty),
+    )
+    for what, names in checks:
+        if names:
+            raise ValueError(f"{path}: entry {number} {what} {', '.join(sorted(names))}")
+    versions = tuple(entry.pop("versions", ()))
+    unseen = [
+        v for v in versions if measured and not any(_numbers(r)[: len(_numbers(v))] == _numbers(v) for r in measured)
+    ]
+    if unseen:
+        raise ValueError(f"{path}: entry {number} is for {', '.join(unseen)}, measured were {', '.join(measured)}")
+    return Allowance(**entry, versions=versions, measured=measured)
+
+
+def _strings(value) -> bool:
+    """Whether it is a list of releases, not an empty one."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and _numbers(v) for v in value)
 
 
 def shipped() -> list[Allowance]:

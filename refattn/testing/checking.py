@@ -11,7 +11,7 @@ import numpy as np
 
 from refattn.testing import consistency, profiles, vectors
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
-from refattn.testing.allow import Allowance, problems
+from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, SMALL_VALUES, Comparison, compare
 from refattn.testing.names import FUNCTIONS, function_named, meant
@@ -106,7 +106,8 @@ def check(
     report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
     if isinstance(adapter, CallableAdapter):
         report.options = {"function": function, "precision": precision, "layout": layout}
-    entries = [entry for entry in allow or [] if entry.target == adapter.name]
+    entries = in_force(allow or [], adapter.name, adapter.version)
+    report.measured = measured_on(allow or [], adapter.name, adapter.version)
     started, used = time.perf_counter(), set()
     try:
         for number, case in enumerate(cases):

@@ -94,6 +94,7 @@ class Report:
     stale: list[Allowance] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     strict: bool = False
+    measured: dict = field(default_factory=dict)  # the releases that the list of known deviations was measured on
     interrupted: int = 0
     seconds: float = 0.0
 

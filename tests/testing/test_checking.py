@@ -136,6 +136,96 @@ def test_the_shipped_allow_lists_can_be_read():
     assert {e.target for e in allow.shipped()} <= set(refattn.testing.adapters.NAMES)
 
 
+def test_shipped_entries_do_not_expire_and_say_on_which_releases_they_were_measured():
+    """A clone of today must give the same verdict in ten years, of the releases that were measured."""
+    assert all(entry.until is None and entry.measured for entry in allow.shipped())
+
+
+MEASURED = """target = "lib"
+measured = ["1.9.1", "1.10.0"]
+[[allow]]
+function = "attention"
+deviation = "a"
+reason = "r"
+[[allow]]
+function = "attention"
+deviation = "b"
+reason = "r"
+versions = ["1.10"]
+"""
+
+
+@pytest.mark.parametrize(
+    "version, names, judged_as",
+    [
+        ("1.9.1", "a", "1.9.1"),
+        ("1.10.0+cpu", "ab", "1.10.0"),
+        ("1.9.9", "a", "1.9.1"),  # between two: as the older one
+        ("2.0", "ab", "1.10.0"),  # newer than all: as the newest
+        ("1.2", "a", "1.9.1"),  # older than all: as the oldest
+        ("", "a", "1.9.1"),
+    ],
+)
+def test_one_list_serves_several_releases(tmp_path, version, names, judged_as):
+    (tmp_path / "lib.toml").write_text(MEASURED)
+    entries = allow.read(tmp_path / "lib.toml")
+    assert "".join(e.deviation for e in allow.in_force(entries, "lib", version)) == names
+    assert not allow.in_force(entries, "other", version)
+    measured = allow.measured_on(entries, "lib", version)
+    assert measured == {"releases": ["1.9.1", "1.10.0"], "judged_as": judged_as}
+    said = allow.told(measured, version)
+    assert said.startswith("known deviations were measured on 1.9.1 and 1.10.0")
+    assert (judged_as in said.partition(":")[2]) == (version not in ("1.9.1", "1.10.0+cpu"))
+
+
+def test_an_entry_of_one_s_own_may_be_for_some_releases(tmp_path):
+    mine = CallableAdapter(top_left, name="mine")
+    mine.version = "2.1.7"
+    for versions, ok in ((("2.1",), True), (("2.10",), False), (("2",), True), (("1", "3"), False), ((), True)):
+        report = check(mine, allow=[entry(versions=versions)], only="attention.causal*")
+        assert report.ok == ok, versions
+        assert not report.measured
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('["1.10"]', '["1.11"]', "entry 2 is for 1.11, measured were 1.9.1, 1.10.0"),
+        ('["1.10"]', '"1.10"', "entry 2 has the wrong type of versions"),
+        ('["1.10"]', "[]", "entry 2 has the wrong type of versions"),
+        ('["1.10"]', "[1.1]", "entry 2 has the wrong type of versions"),
+        ('["1.9.1", "1.10.0"]', '"1.9.1"', "measured a list of releases"),
+        ('["1.9.1", "1.10.0"]', '["new"]', "measured a list of releases"),
+        ('measured = ["1.9.1", "1.10.0"]', "", "entry 1 lacks until"),
+        ('target = "lib"', "", "entry 1 lacks target"),
+        ('deviation = "b"', 'deviation = "a"', None),
+        (
+            'deviation = "b"\nreason = "r"\nversions = ["1.10"]',
+            'deviation = "a"\nreason = "s"',
+            "entries 1 and 2 are the same",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_releases_is_said(tmp_path, old, new, message):
+    (tmp_path / "lib.toml").write_text(MEASURED.replace(old, new))
+    if message is None:
+        assert len(allow.read(tmp_path / "lib.toml")) == 2
+    else:
+        with pytest.raises(ValueError, match=message):
+            allow.read(tmp_path / "lib.toml")
+
+
+def test_a_check_says_on_which_releases_its_list_was_measured():
+    measured = ("1.0", "2.0")
+    mine = CallableAdapter(top_left, name="mine")
+    mine.version = "2.5"
+    report = check(mine, allow=[entry(measured=measured, until=None)], only="attention.causal*")
+    assert report.ok
+    assert "measured on 1.0 and 2.0, not on 2.5: those of 2.0 are taken" in reports.as_text(report)
+    assert "not on 2.5" in reports.as_html([reports.as_document(report)])
+    assert reports.as_document(report)["measured"] == {"releases": ["1.0", "2.0"], "judged_as": "2.0"}
+
+
 def broken(kind):
     def kernel(q, k, v, mask=None, **options):
         out = refattn.attention(q, k, v, mask, **options)
@@ -180,7 +270,7 @@ def test_an_implementation_that_accepts_wrong_input():
 
 def test_the_json_report_has_everything_a_maintainer_needs(wrong):
     document = json.loads(reports.as_json(wrong))
-    assert document["schema"] == "refattn-report/2"
+    assert document["schema"] == "refattn-report/3"
     assert document["seed"] == 0
     assert document["environment"]["numpy"] == np.__version__
     assert {"refattn", "python", "platform", "tf32"} <= set(document["environment"])

@@ -12,7 +12,7 @@ import refattn
 from refattn.testing.outcome import Report, Result, mechanism_of, smallest
 from refattn.testing.reference import tf32_switches
 
-SCHEMA = "refattn-report/2"
+SCHEMA = "refattn-report/3"
 
 
 def environment() -> dict:
@@ -49,6 +49,7 @@ def as_document(report: Report) -> dict:
         "deviations": [
             _deviation(report, found) for status in ("broken", "known") for found in report.deviations(status).values()
         ],
+        "measured": report.measured,
         "allow_list_problems": report.problems,
         "cases": [_case(report, result) for result in report.results],
     }

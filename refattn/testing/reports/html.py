@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
+from refattn.testing.allow import told
 from refattn.testing.formulas import in_html
 from refattn.testing.reports.matrix import table, word
 
@@ -110,6 +111,11 @@ def _report(document, number, clauses):
         f'<p class="verdict {kind}">{escape(sentence)}</p>',
         f"<p>{counts['holds']} cases hold, {counts['known']} deviate as known, {counts['broken']} deviate newly,"
         f" {counts['unsupported']} are not supported; {document['seconds']:.1f} s.</p>",
+        *(
+            [f"<p>{escape(listed_on.capitalize())}.</p>"]
+            if (listed_on := told(document["measured"], target["version"]))
+            else []
+        ),
         f"<details><summary>Environment</summary><dl>{listed}</dl></details>",
         _deviations(document, "broken", "New deviations"),
         _deviations(document, "known", "Known deviations"),

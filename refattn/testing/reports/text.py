@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import refattn
+from refattn.testing.allow import told
 from refattn.testing.outcome import Report, Result, smallest
 
 WIDTH = 100
@@ -15,6 +16,7 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     paint = _painter(color)
     lines = [
         f"refattn {refattn.__version__} checks {report.target} {report.version} ({report.effort}, seed {report.seed})",
+        *filter(None, [told(report.measured, report.version)]),
         "",
     ]
     lines += _functions(report, paint)

@@ -1,0 +1,168 @@
+"""What changed between two reports of `refattn check --json`: what a release brought, by clause and by name."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+WIDTH = 100
+_DEVIATES = ("broken", "known")
+_SHOWN = 4  # so many ids of cases stand in a line
+
+
+def read(path) -> dict[str, dict]:
+    """The reports of a file by the name of their target: one of `check --json`, or all of `check --all --json`.
+
+    Raises
+    ------
+    ValueError
+        The file holds no report.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+        raise ValueError(f"{path} holds no report of refattn check --json: {error}") from None
+    reports = found.get("reports", [found]) if isinstance(found, dict) else []
+    try:
+        return {
+            report["target"]["name"]: _checked(report) for report in reports if report["cases"] is not None
+        } or _none(path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no report of refattn check --json (it lacks {error})") from None
+
+
+def _checked(report):
+    """A report that has what is compared here."""
+    for case in report["cases"]:
+        _ = case["id"], case["function"], case["status"], case["deviation"], case["broken_clause"], case["clauses"]
+    return report
+
+
+def _none(path):
+    raise ValueError(f"{path} holds no report of refattn check --json")
+
+
+def changes(old: dict, new: dict) -> dict:
+    """What changed between two reports of one target.
+
+    Parameters
+    ----------
+    old, new : dict
+        As `as_document` makes them. Their statuses 'broken' and 'known' are one here: it deviates, whatever a list says.
+
+    Returns
+    -------
+    dict
+        `deviations`: (function, name) -> cases before and now, of each that came, went, grew or shrank; `clauses`: by
+        clause, cases that deviate before and now; `support`: by function, cases that became supported or ceased to be;
+        `cases`: the ids that only one of them has.
+    """
+    before, now = ({case["id"]: case for case in report["cases"]} for report in (old, new))
+    both = [name for name in now if name in before]
+    names, clauses, support = {}, {}, {}
+    for place, cases in enumerate((before, now)):
+        for name in both:
+            case = cases[name]
+            if case["status"] in _DEVIATES:
+                names.setdefault((case["function"], case["deviation"]), ([], []))[place].append(name)
+                clauses.setdefault(case["broken_clause"], [0, 0])[place] += 1
+    for name in both:
+        was, is_now = (cases[name]["status"] == "unsupported" for cases in (before, now))
+        if was != is_now:
+            support.setdefault(now[name]["function"], ([], []))[int(was)].append(name)
+    return {
+        "deviations": {k: v for k, v in sorted(names.items()) if set(v[0]) != set(v[1])},
+        "clauses": {k: tuple(v) for k, v in sorted(clauses.items()) if v[0] != v[1]},
+        "support": support,
+        "cases": ([n for n in before if n not in now], [n for n in now if n not in before]),
+    }
+
+
+def as_text(old: dict[str, dict], new: dict[str, dict]) -> tuple[str, bool]:
+    """The changes in words, and whether there are any.
+
+    Parameters
+    ----------
+    old, new : dict
+        Target -> report, as `read` returns them.
+
+    Raises
+    ------
+    ValueError
+        They have no target in common.
+    """
+    shared = [name for name in new if name in old]
+    if not shared:
+        raise ValueError(f"the reports have no target in common: {', '.join(old)} and {', '.join(new)}")
+    lines: list[str] = []
+    for name in shared:
+        lines += [*_told(old[name], new[name]), ""]
+    for only, where in ((old, "OLD"), (new, "NEW")):
+        rest = [name for name in only if name not in shared]
+        lines += [f"only in {where}: {', '.join(rest)}", ""] if rest else []
+    return "\n".join(lines).strip("\n"), any(_differ(changes(old[name], new[name])) for name in shared)
+
+
+def _differ(found) -> bool:
+    return bool(found["deviations"] or found["support"])
+
+
+def _told(old, new):
+    """One target's changes."""
+    found = changes(old, new)
+    versions = [f"{report['target']['version']}" for report in (old, new)]
+    lines = [f"{new['target']['name']} {versions[0]} -> {versions[1]}"]
+    if other := [name for name in ("effort", "seed", "options") if old[name] != new[name]]:
+        lines.append(f"  made with another {', '.join(other)}: what both ran is compared")
+    if not _differ(found):
+        lines.append(f"  no deviation came or went; {len(new['cases'])} cases")
+    for title, wanted in (
+        ("new deviations", lambda was, now: now and not was),
+        ("gone", lambda was, now: was and not now),
+        ("in other cases", lambda was, now: was and now),
+    ):
+        chosen = {key: pair for key, pair in found["deviations"].items() if wanted(*pair)}
+        lines += [f"  {title}"] if chosen else []
+        for (function, name), (was, now) in chosen.items():
+            came, went = ([x for x in these if x not in those] for these, those in ((now, was), (was, now)))
+            places = [f"{word}{_listed(names)}" for word, names in (("", came), ("no longer ", went)) if names]
+            head = f"{name} in {function}{_clause(new, function, name)}: {len(was)} -> {len(now)} cases"
+            lines += _wrapped(f"{head}: {'; '.join(places)}")
+            if not was:
+                lines += _why(new, function, name)
+    if found["clauses"]:
+        lines.append("  by clause, cases that deviate")
+        lines += [f"    {clause:<22}{was:>5} -> {now}" for clause, (was, now) in found["clauses"].items()]
+    for function, (lost, gained) in found["support"].items():
+        lines += _wrapped(f"{function}: no longer supported: {_listed(lost)}") if lost else []
+        lines += _wrapped(f"{function}: supported now: {_listed(gained)}") if gained else []
+    for names, where in zip(found["cases"], ("OLD", "NEW"), strict=True):
+        lines += [f"  {len(names)} cases only in {where}: {_listed(names)}"] if names else []
+    return lines
+
+
+def _found(report, function, name):
+    """The deviation of a report that has a name, or None."""
+    return next((d for d in report["deviations"] if (d["function"], d["name"]) == (function, name)), None)
+
+
+def _clause(report, function, name):
+    found = _found(report, function, name)
+    return f" (clause {found['clause']})" if found else ""
+
+
+def _why(report, function, name):
+    """What is wrong in the smallest case, and how to see it again."""
+    found = _found(report, function, name)
+    first = (found["message"].splitlines() or [""])[0]
+    return [f"  {line}" for line in _wrapped(first)] + [f"      again: {found['replay']}"]
+
+
+def _listed(names):
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _wrapped(text):
+    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
