@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refattn.testing.bounds import bound
+from refattn.testing.constants import constants
 from refattn.testing.narrowing import one_head
 from refattn.testing.profiles import PROFILES, Profile
 from refattn.testing.rounding import FORMATS, round_to
@@ -88,6 +89,8 @@ def explanations(judged: Judged) -> list[Explanation]:
     rest = [_explanation(c) for c in found if not _explains(c, away)]
     if any(e.fit * _CLEARLY <= away for e in fitting):
         return [*fitting, *rest]
+    if numbers := _numbers(judged, away):
+        return [*numbers, *fitting, *rest]
     if small := _small_values(judged):
         return [*small, *fitting, *rest]
     precisions = _precisions(judged)
@@ -95,6 +98,12 @@ def explanations(judged: Judged) -> list[Explanation]:
     others = [Explanation(p.name, fit) for p, limit in precisions if (fit := _off(judged, limit)) <= 1]
     more = [] if others or fitting else _more(judged, values, held, away)
     return [*others, *fitting, *more, *rest]
+
+
+def _numbers(judged, away) -> list[Explanation]:
+    """Another number than the one that was given, where that explains a result."""
+    values = [(v, value) for v in constants(judged, _badness(judged)) if (value := _value(v, judged)) is not None]
+    return [_explanation(c) for c in _candidates(judged, values, away) if _explains(c, away)]
 
 
 def _badness(judged):

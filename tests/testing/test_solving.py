@@ -1,12 +1,16 @@
 """What follows from a result: sizes of tiles, and numbers with which a kernel computes whatever is given."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 import refattn
 from refattn import masks
-from refattn.testing import compare
-from refattn.testing.diagnosis import FITS
+from refattn.positions import Linear, YaRN
+from refattn.testing import compare, constants
+from refattn.testing.diagnosis import FITS, Judged, ratio
+from refattn.testing.profiles import profile
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import families, variants
 
@@ -93,3 +97,85 @@ def test_a_family_is_registered_by_one_example():
     for function in {v.function for v in variants()}:
         listed = {v.name for v in variants(function)}
         assert {f.example.name for f, _ in families(function)} <= listed
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def numbers(seed, *shape, scale=1.0):
+    return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
+
+
+X, GAIN = numbers(5, 6, 5, 16, scale=0.01), numbers(6, 16)
+QKV = tuple(inputs(7, 7, 20).values())
+KEEP = np.random.default_rng(8).random((7, 20)) < 0.7
+AT = np.arange(3, 10)
+SMOOTH = YaRN(8.0, 512, truncate=False)
+NUMBERS = [
+    ("rms_norm", (X, GAIN), {"eps": 1e-3}, {"eps": 3e-5}, "eps/other", 3e-5),
+    ("layer_norm", (X, GAIN, GAIN), {"eps": 1e-6}, {"eps": 1e-4}, "eps/other", 1e-4),
+    ("rms_norm_vjp", (X, X, GAIN), {"eps": 1e-3}, {"eps": 1e-5}, "eps/other", 1e-5),
+    ("attention", QKV, {}, {"scale": 0.37}, "scale/other", 0.37),
+    ("attention", QKV, {"scale": 0.2, "mask": masks.causal()}, {"scale": -0.7}, "scale/other", -0.7),
+    ("attention", QKV, {"return_lse": True}, {"softcap": 3.0}, "softcap/other", 3.0),
+    ("attention", QKV, {"softcap": 5.0}, {"softcap": 30.0}, "softcap/other", 30.0),
+    ("attention", QKV, {"dropout": (KEEP, 0.3)}, {"dropout": (KEEP, 0.1)}, "dropout_rate/other", 0.1),
+    ("tiled_attention", QKV, {"scale": 0.5, "k_tile": 8}, {"scale": 0.3}, "scale/other", 0.3),
+    ("rope", (QKV[0], AT), {"base": 5e5}, {"base": 2e6}, "base/other", 2e6),
+    ("rope", (QKV[0], 90 * AT), {"base": 500.0}, {"base": 12345.0}, "base/other", 12345.0),
+    ("rope_vjp", (QKV[0], QKV[0], AT), {}, {"base": 1e6}, "base/other", 1e6),
+    ("rope", (QKV[0], AT), {"scaling": Linear(8.0)}, {"scaling": Linear(2.0)}, "factor/other", 2.0),
+    ("rope", (QKV[0], 40 * AT), {"scaling": SMOOTH}, {"scaling": SMOOTH._replace(beta_fast=20.0)}, "beta_fast/other", 20.0),
+    ("sinusoidal", (AT, 16), {}, {"base": 500.0}, "base/other", 500.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "args", "given", "wrong", "called", "value"), NUMBERS)
+def test_a_number_that_is_ignored_is_solved_for(name, args, given, wrong, called, value):
+    function = getattr(refattn, name)
+    got = function(*args, **{**given, **wrong})
+    failed = [c for c in compare(got, function, *args, **given) if not c.ok]
+    assert failed
+    for c in failed:
+        best = c.explanations[0]
+        assert best.name == called
+        assert best.fit <= FITS
+        assert best.variant.value == pytest.approx(value, rel=1e-3)
+        assert f"were {value:.6g}" in str(c)
+
+
+def test_few_evaluations_find_it(monkeypatch):
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(options)
+        return refattn.rms_norm(*args, **options)
+
+    monkeypatch.setattr(constants, "function_named", lambda name: counted)
+    counted.__signature__ = inspect.signature(refattn.rms_norm)
+    given = {"x": X.astype(np.float64), "gamma": GAIN.astype(np.float64), "eps": 1e-3}
+    got, want = refattn.rms_norm(X, GAIN, eps=3.21e-5), refattn.rms_norm(**given)
+    judged = Judged("rms_norm", "out", got, want, np.abs(want) * 1e-6, profile("float32"), (), given)
+    (found,) = constants.constants(judged, ratio(got, want, judged.limit))
+    assert found.value == 3.21e-5
+    assert len(calls) <= 60
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.2345, 3.0, -1.0])
+def test_a_result_times_a_factor_is_no_other_number(factor):
+    """A scale of the whole result can be had by another rate, too; but nobody writes such a rate down."""
+    got = refattn.attention(*QKV, dropout=(KEEP, 0.3)) * np.float32(factor)
+    for c in compare(got, refattn.attention, *QKV, dropout=(KEEP, 0.3)):
+        assert not [e.name for e in c.explanations if e.fit <= FITS and e.name.endswith("/other")]
+
+
+def test_one_number_of_a_result_is_met_by_any_other_number_and_says_nothing():
+    got = refattn.rms_norm(X[:1, :1, :1], GAIN[:1]) * 1.37
+    (c,) = compare(got, refattn.rms_norm, X[:1, :1, :1], GAIN[:1])
+    assert not [e.name for e in c.explanations if e.fit <= FITS]
+
+
+def test_a_right_result_with_noise_has_no_other_number():
+    noise = 1.0 + 1e-3 * np.random.default_rng(9).normal(size=(2, 7, 4)).astype(np.float32)
+    for c in compare(refattn.attention(*QKV) * noise, refattn.attention, *QKV):
+        assert not [e.name for e in c.explanations if e.fit <= FITS and e.name.endswith("/other")]

@@ -1,0 +1,292 @@
+"""A number with which a kernel computes whatever was given: found from the result, by trying others on the reference.
+
+Every number among the arguments of a function is searched for alone: epsilon, base, scale, cap, rate, factor. A search
+tries values over many powers of ten and those that are usual, then refines the best by Gauss and Newton's method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import refattn
+from refattn.testing.narrowing import few_rows
+from refattn.testing.variants import Variant, variants
+from refattn.testing.vectors import function_named, results
+
+_SLOW = 0.05  # seconds of one evaluation beyond which none is searched for
+_ELEMENTS = 2048  # so many elements of a result are looked at
+_NEAR = 8.0  # bounds within which a value is worth holding to the bound around itself
+_CLEARLY = 4.0  # and so many times nearer than the reference
+_ROUND = 3  # digits of a number that somebody wrote down
+_FEW = 4  # elements with which any number could be met
+_REACH = 6.0  # powers of ten around what was given
+_STEPS = 10  # of a refinement
+
+_USUAL: dict[str, tuple[float, ...]] = {
+    "eps": (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3),
+    "base": (1e4, 5e5, 1e6, 1e5, 5e6, 1e7, 500.0, 100.0),
+    "scale": (1.0, 0.125, 0.0, -1.0),
+    "softcap": (0.0, 50.0, 30.0, 20.0, 15.0, 10.0),
+    "rate": (0.0, 0.1, 0.5, 0.2, 0.25, 0.3),
+}
+_OPTIONAL = ("scale", "softcap")  # numbers that a kernel may use although none was given
+_GENERAL = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 0.5)
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number among the arguments of a call: its name, what was given, and how the call is with another."""
+
+    name: str
+    given: float | None
+    put: Callable[[dict, float], dict]
+
+
+def constants(judged, ratio) -> list[Variant]:
+    """Variants that compute with another number than the one that was given, where one explains a result.
+
+    Parameters
+    ----------
+    judged : Judged
+    ratio : array
+        How far each element of the result is off, in units of its bound.
+    """
+    if judged.got.shape != judged.want.shape or not np.issubdtype(judged.got.dtype, np.floating):
+        return []
+    function = function_named(judged.function)
+    arguments = _forward_defaults(judged.function) | _bound(function, judged.args, judged.kwargs)
+    found = []
+    for number in _numbers(arguments):
+        residual = _residual(judged, ratio, function, arguments, number)
+        if residual is None:
+            continue
+        value = _solved(number, residual, judged)
+        if value is not None:
+            found.append(_variant(judged.function, function, number, value))
+    return found
+
+
+# --- the numbers of a call ------------------------------------------------------------------------------------------
+
+
+def _bound(function, args, kwargs) -> dict:
+    """The arguments of a call by name, defaults included."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    found = dict(bound.arguments)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= found.pop(name)
+    return found
+
+
+def _forward_defaults(name) -> dict:
+    """The defaults of the function of which this one is the gradient, which it hands on what it does not name itself."""
+    forward = getattr(refattn, name.removesuffix("_vjp"), None) if name.endswith("_vjp") else None
+    parameters = inspect.signature(forward).parameters.values() if forward else ()
+    own = inspect.signature(function_named(name)).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in own):
+        return {}
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _numbers(arguments) -> list[_Number]:
+    """Every number among the arguments that another could stand for; sizes and counts are none."""
+    found = []
+    for name, value in arguments.items():
+        put = lambda given, x, name=name: {**given, name: x}
+        if name == "dropout" and value is not None:
+            rate = lambda given, x: {**given, "dropout": (given["dropout"][0], x)}
+            found.append(_Number("dropout rate", float(value[1]), rate))
+        elif name in _OPTIONAL and value is None:
+            found.append(_Number(name, None, put))
+        else:
+            found += _inside(name, value, put)
+    return found
+
+
+def _inside(name, value, put) -> list[_Number]:
+    """A number, or those among the fields of a scaling or a rotation."""
+    if isinstance(value, float | np.floating) or (type(value) is int and name in (*_OPTIONAL, "base", "eps")):
+        return [_Number(name, float(value), put)]
+    if hasattr(value, "_fields"):
+        fields, replaced = value._asdict(), lambda old, **new: old._replace(**new)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        replaced = dataclasses.replace
+    else:
+        return []
+    return [
+        number
+        for field, inner in fields.items()
+        for number in _inside(
+            field, inner, lambda given, x, field=field: put(given, replaced(value, **{field: x}))
+        )
+    ]  # fmt: skip
+
+
+# --- the search -----------------------------------------------------------------------------------------------------
+
+
+def _residual(judged, ratio, function, arguments, number) -> Callable[[float], np.ndarray] | None:
+    """How far some elements are from the reference with another number, in units of their bound; None if that takes
+    too long."""
+    rows = few_rows(judged, ratio)
+    if rows is not None:
+        from refattn.attention import attention
+
+        arguments = {**rows.options, "q": rows.q, "k": rows.k, "v": rows.v, "mask": rows.seen}
+        if number.name in ("scale", "softcap"):
+            arguments.setdefault(number.name, None)
+        function, got, want, limit = attention, rows.got, rows.want, rows.limit
+    else:
+        got, want, limit = judged.got, judged.want, judged.limit
+    usable = np.isfinite(got) & np.isfinite(want) & np.isfinite(limit) & (limit > 0)
+    chosen = np.flatnonzero(usable)
+    if len(chosen) > _ELEMENTS:
+        off = np.abs(got - want).ravel()[chosen]
+        worst = chosen[np.argsort(-off, kind="stable")[: _ELEMENTS // 2]]
+        chosen = np.union1d(worst, chosen[:: 2 * len(chosen) // _ELEMENTS])
+    if not len(chosen):
+        return None
+    got, limit = got.ravel()[chosen], limit.ravel()[chosen]
+
+    def residual(x: float) -> np.ndarray:
+        try:
+            with np.errstate(all="ignore"):
+                value = results(function(**number.put(arguments, x)))[judged.result]
+        except Exception:  # a number that the reference refuses is none that a kernel computes with
+            return np.full(len(chosen), np.inf)
+        return np.nan_to_num(
+            (np.asarray(value).ravel()[chosen] - got) / limit, nan=np.inf, posinf=np.inf, neginf=np.inf
+        )
+
+    start = time.perf_counter()
+    residual(1.0 if number.given is None else number.given)
+    return residual if time.perf_counter() - start < _SLOW else None
+
+
+def _size(r) -> float:
+    """One number for how far all is: the mean is led by all elements, the largest by a few."""
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean(np.minimum(np.abs(r), 1e100) ** 2)))
+
+
+def _solved(number, residual, judged) -> float | None:
+    """The value of a number with which the reference gives the result; None where no other does."""
+    away = float(np.max(np.abs(residual(number.given)))) if number.given is not None else np.inf
+    tried = {x: _size(residual(x)) for x in _starts(number)}
+    found = []
+    for x in _lowest(tried):
+        x, r = _refined(x, residual)
+        off = float(np.max(np.abs(r)))
+        if off <= _NEAR and off * _CLEARLY <= away:
+            found.append((off, x))
+    if not found:
+        return None
+    off, x = min(found)
+    fits = lambda y: np.max(np.abs(residual(y))) <= max(1.0, 1.5 * off)
+    short = next((float(s) for s in _shorter(x) if fits(float(s))), None)
+    if number.given is not None and short == number.given:
+        return None
+    if _says_little(judged) and (short is None or not _written(short) or any(map(fits, _neighbours(short)))):
+        return None
+    return x if short is None else short
+
+
+def _written(x) -> bool:
+    """Whether a number has so few digits that somebody wrote it down."""
+    return x in (float(f"{x:.1e}"), *itertools.chain(*_USUAL.values()))
+
+
+def _neighbours(x):
+    """The numbers of two digits below and above, which must not do as well where a result says little."""
+    unit = 10.0 ** (math.floor(math.log10(abs(x))) - 1) if x else 0.01
+    return x - unit, x + unit
+
+
+def _starts(number) -> list[float]:
+    usual = _USUAL.get(number.name.rpartition(" ")[2], _GENERAL)
+    middle = abs(number.given) if number.given else 1.0
+    powers = middle * 10.0 ** np.linspace(-_REACH, _REACH, 25)
+    return list(dict.fromkeys([*usual, *map(float, powers), -middle]))
+
+
+def _lowest(tried) -> list[float]:
+    """The best of the values that were tried, and the best that is no neighbour of it."""
+    order = sorted(tried, key=tried.get)
+    order = [x for x in order if np.isfinite(tried[x])]
+    return [*order[:1], *[x for x in order[1:] if not 0.2 < abs(x / (order[0] or 1e-300)) < 5.0][:1]]
+
+
+def _refined(x, residual):
+    """The value from which no step makes all elements nearer, by Gauss and Newton's method on its logarithm."""
+    r = residual(x)
+    if x == 0.0:
+        return x, r
+    for _ in range(_STEPS):
+        h = 1e-5
+        slope = (residual(x * math.exp(h)) - r) / h
+        steep = float(slope @ slope)
+        if not np.isfinite(steep) or steep == 0.0:
+            break
+        step = max(-1.5, min(1.5, -float(slope @ r) / steep))
+        further = x * math.exp(step)
+        other = residual(further)
+        while _size(other) >= _size(r) and abs(step) > 1e-12:
+            step /= 4.0
+            further = x * math.exp(step)
+            other = residual(further)
+        if _size(other) >= _size(r):
+            break
+        x, r = further, other
+        if abs(step) < 1e-10:
+            break
+    return x, r
+
+
+def _shorter(x) -> Iterator[str]:
+    """The value with fewer digits, the fewest first."""
+    yield from dict.fromkeys(f"{x:.{digits - 1}e}" for digits in range(1, _ROUND + 1))
+
+
+def _says_little(judged) -> bool:
+    """Whether any of several numbers could make the result: it is the right one times a factor, or a few numbers."""
+    usable = np.isfinite(judged.got) & np.isfinite(judged.want) & (judged.want != 0)
+    got, want, limit = (x[usable] for x in (judged.got, judged.want, judged.limit))
+    if got.size < _FEW:
+        return True
+    factor = float(got @ want / (want @ want))
+    return bool(np.all(np.abs(got - factor * want) <= (1.0 + abs(factor)) * limit))
+
+
+# --- what was found -------------------------------------------------------------------------------------------------
+
+
+def _variant(name, function, number, value) -> Variant:
+    label = number.name.replace(" ", "_")
+
+    def call(*args, **kwargs):
+        return function(**number.put(_bound(function, args, kwargs), value))
+
+    given = "none given" if number.given is None else f"given {number.given:.6g}"
+    return Variant(
+        name=f"{label}/other", clause=_clause(name, number.name), function=name, call=call,
+        meaning=f"It computes as if {number.name} were {value:.6g} ({given}).", value=value,
+    )  # fmt: skip
+
+
+def _clause(function, name) -> str:
+    """The clause that speaks of a number: one that is called after it, or else the one of which most bugs are known."""
+    known = [v.clause for v in variants(function)]
+    word = name.partition(" ")[0].upper()
+    named = [c for c in known if c.endswith(f"-{word}")]
+    return (named or sorted(known, key=known.count, reverse=True) or [""])[0]
