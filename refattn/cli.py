@@ -12,8 +12,8 @@ import sys
 PASS, NONCONFORMING, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 EPILOG = """\
-exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available,
-130 interrupted (what was found until then is reported)
+exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available
+or some case could not be judged, 130 interrupted (what was found until then is reported)
 
 examples:
   refattn check onnxruntime
@@ -34,8 +34,8 @@ or (where all cases are run) whose deviation no longer shows; --no-strict only m
 refattn say which releases they were measured on. Another release is judged by the nearest older one, the report says so,
 and what is out of date is only mentioned unless --strict is given.
 
-exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available,
-130 interrupted (what was found until then is reported). With --all it is the worst of all implementations.
+exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available
+or some case could not be judged, 130 interrupted (what was found until then is reported). With --all it is the worst of all implementations.
 
 examples:
   refattn check onnxruntime
@@ -223,9 +223,9 @@ def _found(options, name):
         sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
     try:
         return adapters.get(name, options.function, precision=options.precision, layout=options.layout)
-    except adapters.NotInstalled as error:
+    except adapters.NotAvailable as error:
         return _fail(error, UNAVAILABLE)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         return _fail(error, USAGE)
 
 
@@ -269,7 +269,9 @@ def _check(options):
         return _fail(error, USAGE)
     if "-" not in (options.json, options.junit, options.html):
         print(reports.as_text(report, color=_color(), verbose=options.verbose))
-    return INTERRUPTED if report.interrupted else PASS if report.ok else NONCONFORMING
+    if report.interrupted:
+        return INTERRUPTED
+    return UNAVAILABLE if report.count("unjudged") else PASS if report.ok else NONCONFORMING
 
 
 def _check_all(options):
@@ -329,7 +331,7 @@ def _replay(options):
             else {}
         )
         print("\n" + replay.told_minimal(adapter, result, name, given))
-    return NONCONFORMING if result.status == "broken" else PASS
+    return {"broken": NONCONFORMING, "unjudged": UNAVAILABLE}.get(result.status, PASS)
 
 
 def _write(place, text):
@@ -348,9 +350,9 @@ def _identify(options):
         sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
     try:
         found = identify(options.target, options.function, precision=options.precision, layout=options.layout)
-    except adapters.NotInstalled as error:
+    except adapters.NotAvailable as error:
         return _fail(error, UNAVAILABLE)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         return _fail(error, USAGE)
     print(as_json(found) if options.json else as_text(found))
     return PASS

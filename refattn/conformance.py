@@ -18,6 +18,7 @@ import pytest
 from refattn.testing import adapters, allow
 from refattn.testing.checking import CheckCase, Report, Result, all_cases, check, run_case, smallest
 from refattn.testing.matches import assert_matches
+from refattn.testing.outcome import gist
 from refattn.testing.reports import as_text
 
 MISSING = "nothing to judge: give --refattn-impl module:function (or torch, jax, onnxruntime, ...)"
@@ -40,13 +41,12 @@ class State:
                 precision=self.option.refattn_precision,
                 layout=self.option.refattn_layout,
             )
-        except Exception as error:  # whatever importing somebody's module raises
-            kind = "" if isinstance(error, ValueError | adapters.NotInstalled) else f"{type(error).__name__}: "
-            raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {kind}{error}") from None
+        except (ValueError, TypeError, adapters.NotAvailable) as error:
+            raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {error}") from None
         self.given = allow.in_force(read_allowed(self.option), self.adapter.name, self.adapter.version)
         self.entries = [*self.given, *allow.in_force(allow.shipped(), self.adapter.name, self.adapter.version)]
         self.cases = self._cases()
-        self.shown: dict[tuple[str, str], str] = {}
+        self.shown: dict[tuple[str, str, str], str] = {}
 
     def _cases(self) -> list[CheckCase]:
         """Every case that was asked for."""
@@ -146,18 +146,23 @@ class Case(Judged):
         result = run_case(state.adapter, self.case)
         if result.status == "unsupported":
             pytest.skip(f"not supported: {result.reason}")
+        if result.status == "unjudged":
+            self.user_properties.append(("refattn_unjudged", result.reason))
+            pytest.fail(f"could not be judged: {result.reason}\nAgain: {state.replay(self.case)}", pytrace=False)
         if result.status != "broken":
             return
         if entry := state.known(result):
             self.user_properties.append(("refattn_known", result.deviation))
             pytest.xfail(f"{result.deviation}: {entry.reason}")
         again = state.replay(self.case)
-        self.user_properties.append(("refattn_deviation", (result.deviation, result.clause, self.case.id, again)))
+        told = f"{result.deviation} (breaks {result.clause})" + (f": {result.raised}" if result.raised else "")
+        key = result.deviation, result.clause, gist(result.raised)
+        self.user_properties.append(("refattn_deviation", (*key, told, again)))
         pytest.fail(self._message(state, result, again), pytrace=False)
 
     def _message(self, state, result, again):
         """The whole message for the first case of a deviation; the rest of them refer to it."""
-        first = state.shown.setdefault((self.case.function, result.deviation), self.case.id)
+        first = state.shown.setdefault((self.case.function, result.deviation, gist(result.raised)), self.case.id)
         if first != self.case.id:
             return "\n".join([f"{result.deviation}, as in {first}", result.message.splitlines()[0], f"Again: {again}"])
         inputs = f"Inputs: {smallest(self.case)}"
@@ -204,7 +209,8 @@ class Summary:
     def __init__(self, state):
         self.state = state
         self.counts = {"passed": 0, "failed": 0, "known": 0, "skipped": 0}
-        self.deviations: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self.unjudged = 0
+        self.deviations: dict[tuple[str, ...], list[tuple[str, str]]] = {}
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report):
@@ -215,8 +221,9 @@ class Summary:
         self.counts["known" if known else report.outcome] += 1
         for name, value in report.user_properties:
             if name == "refattn_deviation":
-                deviation, clause, *case = value
-                self.deviations.setdefault((deviation, clause), []).append(tuple(case))
+                *key, told, again = value
+                self.deviations.setdefault(tuple(key), []).append((told, again))
+            self.unjudged += name == "refattn_unjudged"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
@@ -231,13 +238,17 @@ class Summary:
             return
         write = terminalreporter.write_line
         terminalreporter.section(f"refattn: {self.state.adapter.name}")
-        for (deviation, clause), cases in sorted(self.deviations.items(), key=lambda item: -len(item[1])):
-            write(f"{deviation} (breaks {clause}): {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
-            write(f"  again: {cases[0][1]}")
+        for cases in sorted(self.deviations.values(), key=len, reverse=True):
+            told, again = cases[0]
+            write(f"{told}: {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
+            write(f"  again: {again}")
         n = self.counts
         verdict = "NONCONFORMING" if n["failed"] else "CONFORMS" if n["passed"] + n["known"] else "NOTHING WAS CHECKED"
+        verdict = "COULD NOT BE JUDGED" if self.unjudged else verdict
+        unjudged = f", {self.unjudged} could not be judged" if self.unjudged else ""
         write(
-            f"{verdict}: {n['passed']} hold, {n['failed']} broken, {n['known']} known, {n['skipped']} not supported",
+            f"{verdict}: {n['passed']} hold, {n['failed'] - self.unjudged} broken, {n['known']} known,"
+            f" {n['skipped']} not supported{unjudged}",
             green=verdict == "CONFORMS",
             red=verdict != "CONFORMS",
         )

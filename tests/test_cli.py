@@ -47,6 +47,11 @@ def test_the_reports_may_go_to_standard_output(capsys):
         ["check", "no.such.module:f"],
         ["check", "refattn:no_such_function"],
         ["check", "nonsense"],
+        ["check", "os:path"],
+        ["check", "refattn:"],
+        ["check", ":attention"],
+        ["identify", "os:path"],
+        ["replay", "attention.causal.0002.float32", "os:path"],
         ["check", "refattn:attention", "--precision", "float7"],
         ["check", "refattn:attention", "--mechanism", "softmax"],
         ["check", "refattn:attention", "--allow", "no-such-file.toml"],
@@ -143,3 +148,42 @@ def test_all_runs_what_is_installed_and_ends_with_a_matrix(tmp_path, capsys, mon
 
 
 TOP_LEFT = "tests.testing.test_checking:top_left"
+
+
+BROKEN_MODULES = {
+    "syntax": "def f(:",
+    "raises": "1 / 0",
+    "ends": "import sys; sys.exit(0)",
+    "needs": "import absent_one",
+}
+
+
+@pytest.mark.parametrize("command", [["check"], ["identify"], ["replay", "attention.causal.0002.float32"]])
+@pytest.mark.parametrize("kind", BROKEN_MODULES)
+def test_a_module_that_cannot_be_imported_is_exit_code_3_and_one_line(kind, command, tmp_path, capsys, monkeypatch):
+    (tmp_path / f"module_that_{kind}.py").write_text(BROKEN_MODULES[kind])
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, f"module_that_{kind}:f"]) == 3
+    message = capsys.readouterr().err
+    assert message.startswith(f"refattn: module_that_{kind}:f: importing module_that_{kind} fails: ")
+    assert message.count("\n") == 1
+
+
+def ends(q, k, v, mask=None, **options):
+    """A kernel that ends the process."""
+    sys.exit(0)
+
+
+def needs(q, k, v, mask=None, **options):
+    """A kernel whose library is not installed."""
+    import absent_library  # noqa: F401
+
+
+@pytest.mark.parametrize(("kernel", "code"), [("ends", 1), ("needs", 3)])
+def test_what_a_kernel_raises_decides_between_broken_and_not_judged(kernel, code, tmp_path, capsys):
+    target, path = f"tests.test_cli:{kernel}", tmp_path / "report.json"
+    assert main(["check", target, "--effort", "smoke", "--case", "attention.c*", "--json", str(path)]) == code
+    assert len(json.loads(path.read_text())["cases"]) == 17, "the report is written"
+    assert main(["replay", "attention.causal.0003.float32", target]) == code
+    assert main(["identify", target]) == 0
+    assert "Traceback" not in capsys.readouterr().err

@@ -11,9 +11,11 @@ import numpy as np
 
 from refattn.testing import consistency, profiles, vectors
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
+from refattn.testing.adapters.guard import guarded, no_refusal
+from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
-from refattn.testing.matches import FITS, SMALL_VALUES, Comparison, compare
+from refattn.testing.matches import FITS, SMALL_VALUES, Comparison, Incomplete, compare
 from refattn.testing.names import FUNCTIONS, function_named, meant
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
@@ -122,12 +124,24 @@ def check(
                 progress(number + 1, len(cases))
     except KeyboardInterrupt:
         report.interrupted = len(cases)
+    report.results = _not_by_chance(report.results)
     whole = mechanism is None and len(cases) == len(offered) and effort != "smoke" and not report.interrupted
     if whole:
         report.stale = [entry for entry in entries if entry not in used and not entry.expired]
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _not_by_chance(results):
+    """The results; a refusal in words with which valid input is refused, too, is no sign that wrong input is seen."""
+    said = {(r.case.function, r.raised) for r in results if r.raised and r.status in ("broken", "known")}
+    return [
+        replace(r, status="unsupported", reason=f"it refuses valid input in the same words: {r.raised}")
+        if r.status == "holds" and (r.case.function, r.raised) in said
+        else r
+        for r in results
+    ]
 
 
 def _meant(function):
@@ -170,7 +184,7 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     """One case: call, call again, compare; or, for a relation, the calls that must agree."""
     if case.relation:
         return _related(adapter, case)
-    call, precision = adapter.call(case.function, case.dtype), adapter.profile(case.function, case.dtype)
+    call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
     arguments = _given(case.arguments, case.dtype)
     before = {name: copy(value) for name, value in arguments.items()}
     try:
@@ -186,7 +200,7 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     except Failed as failure:  # no refusal, even of what must be refused
         return _failed(case, failure)
     except Exception as error:
-        return Result(case, "holds") if case.refuses else _raised(case, error)
+        return _raised(adapter, case, error)
     if case.refuses:
         message = f"accepts what must be refused ({case.comment.rstrip('.').lower()})"
         return Result(case, "broken", "accepts wrong input", case.clauses[0], message)
@@ -194,20 +208,22 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         if isinstance(value, np.ndarray) and not np.array_equal(value, before[name], equal_nan=value.dtype.kind == "f"):
             return Result(case, "broken", "modifies an input", "BACKEND-PURE", f"{name} was changed by the call")
     try:
-        first, second = ({name: to_numpy(x) for name, x in _named(case, returned).items()} for returned in (got, again))
+        first, second = (guarded(_read)(case, returned) for returned in (got, again))
         if case.arguments.get("return_lse") and "lse" not in first:
             raise ValueError("return_lse=True was given, and it returns no lse")
-    except (TypeError, ValueError) as error:
-        return Result(case, "broken", "wrong kind of result", case.clauses[0], str(error))
+    except Exception as error:  # an array of a stranger's class may raise anything when it is read
+        return Result(case, "broken", "wrong kind of result", case.clauses[0], _message(error))
     for name, value in first.items():
-        same = np.array_equal(value.astype(np.float64), second[name].astype(np.float64), equal_nan=True)
-        if not same:
+        if name not in second or not np.array_equal(_wide(value), _wide(second[name]), equal_nan=True):
             return Result(case, "broken", "not deterministic", "BACKEND-PURE", f"{name} differs between two calls")
     several = case.function.endswith(SEVERAL)
     if several and not first:
         return Result(case, "unsupported", reason="returns none of the results")
     returned = first if several else got  # of those that must come together none may be missing
-    comparisons = tuple(compare(returned, case.function, precision=precision, tier="hard", **case.arguments))
+    try:
+        comparisons = tuple(compare(returned, case.function, precision=precision, tier="hard", **case.arguments))
+    except Incomplete as error:
+        return Result(case, "broken", "wrong kind of result", case.clauses[0], str(error))
     wrong = [c for c in comparisons if not c.ok]
     if not wrong:
         return Result(case, "holds", reason=_absent(case, first) if several else "", comparisons=comparisons)
@@ -215,6 +231,19 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     stages = stages_of(adapter, case, _given(case.arguments, case.dtype), precision)
     message = "\n".join(filter(None, [*map(str, wrong), told(stages)]))
     return Result(case, "broken", deviation, clause, message, comparisons=comparisons, stages=stages)
+
+
+def _read(case, returned):
+    """The results by name, as arrays of numbers."""
+    found = {name: to_numpy(x) for name, x in _named(case, returned).items()}
+    for name, x in found.items():
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"{name} is of dtype {x.dtype}, which holds no numbers")
+    return found
+
+
+def _wide(x):
+    return x.astype(np.float64)
 
 
 def _given(arguments, dtype):
@@ -246,15 +275,24 @@ def _failed(case, failure):
     return Result(case, "broken", failure.deviation, case.clauses[0], str(failure))
 
 
-def _raised(case, error):
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    text = text if len(text) <= 200 else f"{text[:60]} ... {text[-130:]}"  # what went wrong is said last
-    return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}")
+def _raised(adapter, case, error):
+    """What an exception comes to: the case could not be judged, or its input was refused, rightly or not."""
+    text = text_of(error)
+    if no_refusal(error, adapter):
+        return Result(case, "unjudged", reason=text)
+    if case.refuses:
+        return Result(case, "holds", raised=text)
+    return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}", raised=text)
+
+
+def _message(error):
+    """What an error of our own says; of another kind, with its name."""
+    return str(error) if isinstance(error, TypeError | ValueError | Failed) and str(error) else text_of(error)
 
 
 def _related(adapter, case):
     """A case of self-consistency. What disagrees is named by a variant where one explains the result."""
-    call, precision = adapter.call(case.function, case.dtype), adapter.profile(case.function, case.dtype)
+    call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
     try:
         with np.errstate(all="ignore"):
             comparisons, found = consistency.judge(call, case, lambda x: _given(x, case.dtype), precision)
@@ -263,7 +301,7 @@ def _related(adapter, case):
     except Failed as failure:
         return _failed(case, failure)
     except Exception as error:
-        return _raised(case, error)
+        return _raised(adapter, case, error)
     if found is None:
         return Result(case, "holds", comparisons=comparisons)
     explained = [e for c in _alone(case, found, precision) for e in c.explanations if e.fit <= FITS and e.variant]

@@ -15,6 +15,8 @@ import numpy as np
 
 from refattn import masks
 from refattn.testing import layouts
+from refattn.testing.adapters import Failed
+from refattn.testing.adapters.guard import told
 from refattn.testing.bounds import bound
 from refattn.testing.matches import Comparison
 from refattn.testing.outcome import CheckCase
@@ -194,11 +196,13 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
     comparisons = []
     for other in relation.others(case.arguments):
         returned = call(**cast(other.arguments))
-        a, b = first[other.of_first], _numbers(returned)[other.of_second]
+        a, b = _part(first, other.of_first), _part(_numbers(returned), other.of_second)
         limit: np.ndarray | float = 0.0
         if not relation.bitwise:
             limit = _limit(case.function, chosen, case.arguments)[other.of_first]
             limit = limit + _limit(case.function, chosen, other.arguments)[other.of_second]
+            if a.shape != limit.shape:
+                raise Failed("wrong shape", f"the result has shape {a.shape}, it must have {limit.shape}")
         found = _agree(a, b, limit, case.function, chosen.name)
         comparisons.append(found)
         if not found.ok:
@@ -218,7 +222,17 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
 
 
 def _numbers(returned):
-    return np.asarray(to_numpy(results(returned)["out"])).astype(np.float64)
+    try:
+        return np.asarray(to_numpy(results(returned)["out"])).astype(np.float64)
+    except Exception as error:  # a stranger's array may raise anything when it is read
+        raise Failed("wrong kind of result", told(error)) from error
+
+
+def _part(numbers, index):
+    try:
+        return numbers[index]
+    except IndexError:
+        raise Failed("wrong shape", f"the result has shape {numbers.shape}, too few axes to be compared") from None
 
 
 def _limit(function, chosen, arguments):

@@ -16,6 +16,7 @@ import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing import adapters, presets
+from refattn.testing.adapters.guard import guarded
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, applied, points
 from refattn.testing.conventions.elsewhere import AS_ARGUMENTS
 from refattn.testing.names import function_named
@@ -155,7 +156,7 @@ class _Kernel:
     """An implementation with the state of what was learnt about how to call it."""
 
     def __init__(self, adapter, function, call: Callable, precision):
-        self.calls = {**adapter.functions, function: call}
+        self.calls = {name: guarded(f) for name, f in {**adapter.functions, function: call}.items()}
         self.function = function
         self.profile = profile(precision)
         self.scale: float | None = None  # what is passed where a call has none
@@ -331,11 +332,11 @@ def _layout(adapter, call):
         turned = _turned(call, swap=layout == "bnhd")
         for more in ({}, {"scale": _SCALE}):
             try:
-                got = to_numpy(results(turned(**arguments, **more))["out"])
+                got = to_numpy(results(turned(**arguments, **more))["out"]).astype(np.float64)
             except Exception as refusal:  # whatever a stranger's kernel raises
                 error = error or refusal
                 continue
-            if any(distance(np.asarray(got, dtype=np.float64), want) <= 2.0**-4 for want in wanted):
+            if any(distance(got, want) <= 2.0**-4 for want in wanted):
                 meaning = {"bhnd": "(B, H, N, D)", "bnhd": "(B, N, H, D)"}[layout]
                 return Finding(LAYOUT, "axes", "ATTN-BROADCAST", layout, meaning, own=layout == "bhnd"), turned
     saw = f"refused: {_first_line(error)}" if error else "neither order of axes gives the mean over tokens"

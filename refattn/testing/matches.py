@@ -18,6 +18,10 @@ TIERS = ("auto", "hard", "statistical")
 _SHOWN = 6  # so many names of variants that cannot be told apart stand in a message
 
 
+class Incomplete(ValueError):
+    """A result lacks what the reference returns beside it."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How one result compares with the reference.
@@ -194,7 +198,7 @@ def compare(
         bounds = bound(name, chosen, *args, **kwargs)
     missing = [key for key in bounds if key not in got]
     if missing and not (isinstance(actual, dict) and len(missing) < len(bounds)):
-        raise ValueError(
+        raise Incomplete(
             f"{name} returns {', '.join(bounds)} here, the given result has only {', '.join(got) or 'nothing'}"
         )
     comparisons = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field
 
@@ -13,7 +14,8 @@ from refattn.testing.matches import Comparison
 from refattn.testing.names import function_named
 from refattn.testing.stages import Stage
 
-STATUSES = ("holds", "broken", "known", "unsupported")
+STATUSES = ("holds", "broken", "known", "unsupported", "unjudged")
+_TEXTS = 8  # so many texts of refusals of one function stand apart; the rest stand together
 
 
 def mechanism_of(function: str) -> str:
@@ -50,8 +52,8 @@ class Result:
     Attributes
     ----------
     case : CheckCase
-    status : {"holds", "broken", "known", "unsupported"}
-        known: it deviates as an allow-list says.
+    status : {"holds", "broken", "known", "unsupported", "unjudged"}
+        known: it deviates as an allow-list says; unjudged: it ended in an error that says nothing about the input.
     deviation : str
         What is different: a variant's name, 'refuses valid input', 'accepts wrong input', 'not deterministic', ...
     clause : str
@@ -59,7 +61,11 @@ class Result:
     message : str
         For people.
     reason : str
-        Why it is allowed, or what is not supported.
+        Why it is allowed, what is not supported, or why it could not be judged.
+    raised : str
+        The exception with which the input was refused, rightly or wrongly.
+    lacks : tuple of str
+        The results that were not returned and so not judged: the clauses of such a case are not held by it.
     comparisons : tuple of Comparison
     stages : tuple of Stage
         Of a broken attention whose implementation exposes some, how each compares.
@@ -71,6 +77,8 @@ class Result:
     clause: str = ""
     message: str = ""
     reason: str = ""
+    raised: str = ""
+    lacks: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     stages: tuple[Stage, ...] = ()
 
@@ -105,16 +113,20 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing is broken but what an allow-list knows, and something was checked, to its end."""
-        sound = not (self.strict and self.problems) and not self.interrupted
+        sound = not (self.strict and self.problems) and not self.interrupted and self.count("unjudged") == 0
         return sound and self.count("broken") == 0 and self.count("holds") + self.count("known") > 0
 
     def by_clause(self) -> dict[str, dict[str, int]]:
-        """Clause -> status -> number of cases. A failure counts against the clause that it breaks."""
+        """Clause -> status -> number of cases.
+
+        A failure counts against the clause that it breaks. A case of which not every result was returned holds, but
+        holds up no clause: there it counts as not supported.
+        """
         table: dict[str, dict[str, int]] = {}
         for result in self.results:
             for clause in (result.clause,) if result.clause else result.case.clauses:
                 row = table.setdefault(clause, dict.fromkeys(STATUSES, 0))
-                row[result.status] += 1
+                row["unsupported" if result.status == "holds" and result.lacks else result.status] += 1
         return dict(sorted(table.items()))
 
     def deviations(self, *statuses: str) -> dict[tuple[str, str], list[Result]]:
@@ -125,6 +137,20 @@ class Report:
                 found.setdefault((result.case.function, result.deviation), []).append(result)
         return dict(sorted(found.items()))
 
+    def findings(self, *statuses: str) -> list[list[Result]]:
+        """The results of each deviation, as `deviations` has them, but refusals apart by what they say."""
+        found = []
+        for results in self.deviations(*statuses).values():
+            texts: dict[str, list[Result]] = {}
+            for result in results:
+                texts.setdefault(gist(result.raised or result.reason * (result.status == "unjudged")), []).append(
+                    result
+                )
+            several = sorted(texts.values(), key=len, reverse=True)
+            rest = sorted((r for group in several[_TEXTS:] for r in group), key=lambda r: r.case.size)
+            found += [*several[:_TEXTS], *([rest] if rest else [])]
+        return found
+
     def replay(self, case: CheckCase) -> str:
         """The command that runs one case again."""
         words = ["refattn", "replay", case.id, "--impl", self.target]
@@ -132,6 +158,17 @@ class Report:
             if value not in (None, {"seed": 0, "effort": "standard", "layout": "bhnd"}.get(name)):
                 words += [f"--{name}", str(value)]
         return shlex.join(words)
+
+
+def gist(text: str) -> str:
+    """What a text of an exception says, whatever the sizes in it: by this, refusals are told apart.
+
+    Examples
+    --------
+    >>> gist("ValueError: shapes (3, 4) and (5,) differ") == gist("ValueError: shapes (2, 7, 1) and (6,) differ")
+    True
+    """
+    return re.sub(r"0x[0-9a-fA-F]+|[(\[]?-?\d[\d., )\]x×-]*", "#", text)
 
 
 def smallest(case: CheckCase) -> str:

@@ -55,12 +55,14 @@ def described(adapter: Adapter, result: Result) -> str:
     lines.append(f"  {case.function} is called with")
     for name, value in case.arguments.items():
         lines.append(f"    {name:<12} {_value(value, case.dtype)}")
-    status = {"holds": "HOLDS", "broken": "BROKEN", "unsupported": "NOT SUPPORTED"}[result.status]
+    status = {"holds": "HOLDS", "broken": "BROKEN", "unsupported": "NOT SUPPORTED", "unjudged": "COULD NOT BE JUDGED"}[
+        result.status
+    ]
     lines += ["", f"{status}{f': {result.deviation} (clause {result.clause})' if result.deviation else ''}"]
     lines += [f"  {line}" for line in (result.message or result.reason).splitlines()]
     if result.status == "holds":
         lines += [f"  {comparison}" for comparison in result.comparisons]
-        lines += ["  It is refused, as it must be."] if case.refuses else []
+        lines += [f"  It is refused, as it must be: {result.raised}"] if case.refuses else []
     if result.stages:
         lines += ["", f"  {'stage':<10}{'error / bound':>14}"]
         first = next((s.name for s in result.stages if not s.ok), None)

@@ -366,3 +366,114 @@ def test_function_and_precision_choose_among_what_an_adapter_offers():
         check(TwoFunctions(), "rope", precision="bfloat16")
     with pytest.raises(ValueError, match=r"did you mean latent.latents_of\?"):
         check(TwoFunctions(), "latents_of")
+
+
+def says(error):
+    """A kernel that raises one exception whatever it is given."""
+
+    def kernel(q, k, v, mask=None, **options):
+        raise error
+
+    return kernel
+
+
+@pytest.mark.parametrize("order", [SystemExit(0), GeneratorExit(), type("Order", (BaseException,), {})("stop")])
+def test_a_kernel_that_ends_the_process_is_broken_and_the_check_goes_on(order):
+    report = check(says(order), only="attention.c*", effort="smoke")
+    assert {name for _, name in report.deviations()} == {"exits"}
+    assert len(report.results) == 17
+    assert all("it ends the process: " in r.message for r in report.results)
+
+
+def test_ctrl_c_still_ends_the_check():
+    assert check(says(KeyboardInterrupt()), effort="smoke").interrupted
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no torch"), FileNotFoundError(2, "no such file", "k.so"), MemoryError()]
+)
+def test_an_error_that_is_no_refusal_gives_no_verdict(error):
+    report = check(says(error), effort="smoke")
+    assert not report.ok
+    assert report.count("unjudged") == len(report.results), "also where the input must be refused"
+    assert not report.deviations()
+    assert report.by_clause()["ATTN-REFUSE"]["holds"] == 0
+    (found,) = report.findings("unjudged")
+    text = reports.as_text(report)
+    assert found[0].reason in text
+    assert "COULD NOT BE JUDGED: " in text
+    document = reports.as_document(report)
+    assert document["unjudged"][0]["text"] == found[0].reason
+    assert reports.html.verdict(document)[1].startswith("Could not be judged")
+    assert "<error message=" in reports.as_junit(report)
+
+
+def test_a_name_that_an_adapter_looks_up_in_vain_is_its_own_mistake_and_not_the_librarys():
+    class Mine(Adapter):
+        name, version = "mine", "2"
+
+        def __init__(self):
+            self.functions = {"attention": self.attention}
+
+        def attention(self, q, k, v, mask=None, **options):
+            return refattn.attention_of_version_1(q, k, v)
+
+    report = check(Mine(), only="attention.c*", effort="smoke")
+    assert report.count("unjudged") == len(report.results)
+    assert "attention_of_version_1" in report.results[0].reason
+    # the same exception inside what is judged is a fault of it
+    report = check(
+        says(AttributeError("'NoneType' object has no attribute 'start'")), only="attention.c*", effort="smoke"
+    )
+    assert {name for _, name in report.deviations()} == {"refuses valid input"}
+
+
+def two_refusals(q, k, v, mask=None):
+    """A kernel with a limit and a bug; both raise, and it refuses what is wrong in the words of its limit."""
+    if v.shape[-1] != q.shape[-1]:
+        raise ValueError(f"wants Dv == D, not {v.shape}")
+    if repr(mask) == "causal()":
+        raise AttributeError("'NoneType' object has no attribute 'start'")
+    return refattn.attention(q, k, v, mask)
+
+
+def test_refusals_stand_apart_by_what_they_say():
+    report = check(two_refusals)
+    assert len(report.deviations("broken")) == 1
+    limit, bug = report.findings("broken")
+    assert len(limit) > len(bug) > 3
+    assert {r.case.arguments["mask"].name for r in bug} == {"causal"}
+    text = reports.as_text(report)
+    assert "wants Dv == D" in text
+    assert "has no attribute 'start'" in text
+    assert "NONCONFORMING: 2 new deviations" in text
+    assert [len(d["cases"]) for d in reports.as_document(report)["deviations"]] == [len(limit), len(bug)]
+
+
+def test_a_refusal_in_the_words_that_valid_input_gets_holds_nothing_up():
+    report = check(says(RuntimeError("no kernel image is available")), effort="smoke")
+    assert report.count("holds") == 0
+    assert report.by_clause()["ATTN-REFUSE"]["unsupported"] > 0
+
+
+@pytest.mark.parametrize("error", [ValueError(), type("Odd\nname", (Exception,), {"__str__": lambda self: 1 / 0})()])
+def test_an_exception_without_a_text_is_told_all_the_same(error):
+    report = check(says(error), only="attention.causal*", effort="smoke")
+    assert {r.message for r in report.results} <= {"raises ValueError", "raises Odd name: its text cannot be read"}
+    assert reports.as_text(report)
+
+
+class Unreadable:
+    """What claims to be an array and is none."""
+
+    def __array__(self, *args, **options):
+        raise MemoryError("no")
+
+
+@pytest.mark.parametrize("layout", ["reference", "bhnd", "bnhd"])
+@pytest.mark.parametrize("result", [None, "out", [1.0], np.array([None]), Unreadable(), (), {}, (1, 2, 3)])
+def test_a_result_that_is_no_array_is_the_wrong_kind_of_result(result, layout):
+    report = check(lambda q, k, v, mask=None, **options: result, only="attention.ca*", layout=layout)
+    found = check(lambda q, k, v, mask=None, **options: result, only="attention.self.p*", layout=layout)
+    for deviations in (report.deviations(), found.deviations()):
+        assert {name for _, name in deviations} <= {"wrong kind of result", "wrong shape"}

@@ -35,6 +35,14 @@ def nothing(q, k, v, mask=None):
 
 def silent(q, k, v, mask=None, **options):
     return None
+
+def lazy(q, k, v, mask=None, **options):
+    if mask is not None:
+        import not_installed_anywhere
+    return right(q, k, v, mask, **options)
+
+def ends(q, k, v, mask=None, **options):
+    raise SystemExit(0)
 """
 
 
@@ -53,6 +61,7 @@ def run(folder, *arguments, plugin=True):
 @pytest.fixture
 def judge(tmp_path):
     (tmp_path / "kernels.py").write_text(KERNELS)
+    (tmp_path / "raising.py").write_text("1 / 0")
 
     def judge(name, *arguments):
         return run(tmp_path, "--pyargs", "refattn.conformance", "--refattn-impl", f"kernels:{name}", *arguments)
@@ -130,6 +139,21 @@ def test_a_result_of_the_wrong_kind_is_a_failure_and_no_crash(judge):
     assert "Traceback" not in output
 
 
+def test_what_could_not_be_judged_fails_and_says_so(judge):
+    code, output = judge("lazy", "--refattn-clause", "ATTN-ALIGN")
+    assert code == 1
+    assert "could not be judged: ModuleNotFoundError: No module named 'not_installed_anywhere'" in output
+    assert re.search(
+        r"COULD NOT BE JUDGED: \d+ hold, 0 broken, 0 known, 0 not supported, \d+ could not be judged", output
+    )
+
+
+def test_a_kernel_that_ends_the_process_does_not_end_the_run(judge):
+    code, output = judge("ends", "--refattn-clause", "ATTN-VALUES")
+    assert code == 1
+    assert "exits (breaks ATTN-VALUES)" in output
+
+
 ENTRY = """
 [[allow]]
 target = "kernels:{kernel}"
@@ -172,7 +196,9 @@ def test_an_entry_that_has_ended_no_longer_counts(judge):
     ("arguments", "says"),
     [
         ([], "nothing to judge: give --refattn-impl module:function"),
-        (["--refattn-impl", "absent:kernel"], "ModuleNotFoundError: No module named 'absent'"),
+        (["--refattn-impl", "absent:kernel"], "there is no module 'absent'"),
+        (["--refattn-impl", "raising:kernel"], "importing raising fails: ZeroDivisionError"),
+        (["--refattn-impl", "kernels:np"], "it must be a function"),
         (["--refattn-impl", "kernels:absent"], "has no attribute 'absent'"),
         (["--refattn-impl", "kernels"], "module:function"),
         (["--refattn-impl", "kernels:right", "--refattn-precision", "float12"], "float12"),

@@ -72,7 +72,11 @@ class Failed(Exception):
         self.deviation = deviation
 
 
-class NotInstalled(Exception):
+class NotAvailable(Exception):
+    """A target cannot be had here: its module, or what that needs, cannot be imported."""
+
+
+class NotInstalled(NotAvailable):
     """The library of an adapter is not installed."""
 
 
@@ -170,28 +174,59 @@ def get(name: str, function: str | None = None, *, precision: str | None = None,
 
     Raises
     ------
-    NotInstalled
-        The library is not there.
+    NotAvailable
+        The library is not there (NotInstalled), or the module exists and cannot be imported.
     ValueError
-        Nothing is known under that name.
+        Nothing is known under that name, or it is no function.
     """
     if name in _KNOWN:
         if absent := missing(name):
             raise NotInstalled(f"{name} needs {' and '.join(absent)}; try: pip install {' '.join(absent)}")
-        return importlib.import_module(f"{__name__}.{_KNOWN[name][0]}").adapter(name)
+        return _imported(f"{__name__}.{_KNOWN[name][0]}", name).adapter(name)
     if name.startswith(PROCESS):
         from refattn.testing.adapters.line_protocol import LineAdapter
 
         return LineAdapter(name.removeprefix(PROCESS), precision=precision)
+    return CallableAdapter(_attribute(name), function or "attention", precision or "float32", layout, name=name)
+
+
+def _attribute(name):
+    """The callable of 'module:function'."""
+    from refattn.testing.adapters.guard import told
+
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not (colon and module and attribute) or module.startswith("."):
         raise ValueError(
             f"target is {name!r}; it must be one of {', '.join(NAMES)}, or module:function, or {PROCESS}command"
         )
-    call = importlib.import_module(module)
+    found = _imported(module, name)
     for part in attribute.split("."):
-        call = getattr(call, part)
-    return CallableAdapter(call, function or "attention", precision or "float32", layout, name=name)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ValueError(f"target is {name!r}, but {module} has no attribute {attribute!r}") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module may look its names up in code of its own
+            raise NotAvailable(f"{name} cannot be had: {told(error)}") from error
+    if not callable(found):
+        raise ValueError(f"target is {name!r}, which is of type {type(found).__name__}; it must be a function")
+    return found
+
+
+def _imported(module, target):
+    """A module; one that is not there is wrong usage, one that cannot be imported is not available."""
+    from refattn.testing.adapters.guard import told
+
+    try:
+        return importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, too: a script without `if __name__ == "__main__"`
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent and f"{module}.".startswith(f"{absent}."):
+            raise ValueError(f"target is {target!r}, but there is no module {absent!r}") from None
+        raise NotAvailable(f"{target}: importing {module} fails: {told(error)}") from error
 
 
 def adapt(target, function: str | None = None, *, precision: str | None = None, layout: str = "bhnd") -> Adapter:
@@ -200,6 +235,10 @@ def adapt(target, function: str | None = None, *, precision: str | None = None, 
         return target
     if isinstance(target, str):
         return get(target, function, precision=precision, layout=layout)
+    if not callable(target):
+        raise TypeError(
+            f"target is of type {type(target).__name__}; it must be an adapter, a function or the name of one"
+        )
     if (getattr(target, "__module__", None) or "").startswith("refattn."):  # it knows its own name, and takes any axes
         from refattn.testing.reference import name_of
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 
 from refattn.testing.adapters import Unsupported
+from refattn.testing.adapters.guard import guarded
 
 
 def as_declared(call):
@@ -38,6 +39,8 @@ def as_declared(call):
 
 
 def _not_implemented(call):
+    call = guarded(call)
+
     @functools.wraps(call)
     def wrapped(*args, **options):
         try:

@@ -55,7 +55,7 @@ def changes(old: dict, new: dict) -> dict:
     -------
     dict
         `deviations`: (function, name) -> cases before and now, of each that came, went, grew or shrank; `clauses`: by
-        clause, cases that deviate before and now; `support`: by function, cases that became supported or ceased to be;
+        clause, cases that deviate before and now; `support`: by function, cases that became supported or ceased to be (or could not be judged);
         `cases`: the ids that only one of them has.
     """
     before, now = ({case["id"]: case for case in report["cases"]} for report in (old, new))
@@ -68,7 +68,7 @@ def changes(old: dict, new: dict) -> dict:
                 names.setdefault((case["function"], case["deviation"]), ([], []))[place].append(name)
                 clauses.setdefault(case["broken_clause"], [0, 0])[place] += 1
     for name in both:
-        was, is_now = (cases[name]["status"] == "unsupported" for cases in (before, now))
+        was, is_now = (cases[name]["status"] in ("unsupported", "unjudged") for cases in (before, now))
         if was != is_now:
             support.setdefault(now[name]["function"], ([], []))[int(was)].append(name)
     return {

@@ -9,7 +9,7 @@ import platform
 import numpy as np
 
 import refattn
-from refattn.testing.outcome import Report, Result, mechanism_of, smallest
+from refattn.testing.outcome import STATUSES, Report, Result, mechanism_of, smallest
 from refattn.testing.reference import tf32_switches
 
 SCHEMA = "refattn-report/3"
@@ -44,11 +44,12 @@ def as_document(report: Report) -> dict:
         "strict": report.strict,
         "interrupted": bool(report.interrupted),
         "seconds": round(report.seconds, 3),
-        "counts": {status: report.count(status) for status in ("holds", "known", "broken", "unsupported")},
+        "counts": {status: report.count(status) for status in STATUSES},
         "clauses": report.by_clause(),
         "deviations": [
-            _deviation(report, found) for status in ("broken", "known") for found in report.deviations(status).values()
+            _deviation(report, found) for status in ("broken", "known") for found in report.findings(status)
         ],
+        "unjudged": [_unjudged(report, found) for found in report.findings("unjudged")],
         "measured": report.measured,
         "allow_list_problems": report.problems,
         "cases": [_case(report, result) for result in report.results],
@@ -70,6 +71,17 @@ def _deviation(report: Report, found: list[Result]) -> dict:
     }
 
 
+def _unjudged(report: Report, found: list[Result]) -> dict:
+    least = found[0]
+    return {
+        "function": least.case.function,
+        "text": least.reason,
+        "cases": [result.case.id for result in found],
+        "smallest": {"id": least.case.id, "arguments": smallest(least.case)},
+        "replay": report.replay(least.case),
+    }
+
+
 def _case(report: Report, r: Result) -> dict:
     errors = {
         c.result: {"verdict": c.verdict, "hard": _plain(c.hard), "statistical": _plain(c.statistical)}
@@ -86,7 +98,8 @@ def _case(report: Report, r: Result) -> dict:
         "broken_clause": r.clause,
         "message": r.message,
         "reason": r.reason,
-        "replay": report.replay(r.case) if r.status == "broken" else "",
+        "lacks": list(r.lacks),
+        "replay": report.replay(r.case) if r.status in ("broken", "unjudged") else "",
         "worst": None if r.worst is None else _plain(r.worst),
         "stages": [{"name": s.name, "ok": s.ok, "error": _plain(s.error), "note": s.note} for s in r.stages],
         "errors_in_bounds": errors,

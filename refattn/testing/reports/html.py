@@ -67,8 +67,12 @@ def verdict(document: dict) -> tuple[str, str]:
     """(class, sentence): what came of it in one line."""
     new = sum(d["status"] == "broken" for d in document["deviations"])
     known = len(document["deviations"]) - new
+    unjudged = document["counts"]["unjudged"]
     if document["interrupted"]:
         return "broken", f"Interrupted; {new} new deviations until then"
+    if unjudged:
+        more = f"; {new} new deviation{'s' * (new != 1)} in the others" if new else ""
+        return "broken", f"Could not be judged: {unjudged} case{'s' * (unjudged != 1)}{more}"
     if new:
         return "broken", f"Does not conform: {new} new deviation{'s' * (new != 1)}"
     if not document["ok"]:
@@ -95,7 +99,7 @@ def _matrix(documents):
 
 
 def _class(cell):
-    return {"BROKEN": "broken", "known": "known", "holds": "holds"}.get(cell.split()[0], "none")
+    return {"BROKEN": "broken", "UNJUDGED": "broken", "known": "known", "holds": "holds"}.get(cell.split()[0], "none")
 
 
 def _report(document, number, clauses):
@@ -110,7 +114,7 @@ def _report(document, number, clauses):
         f'<section id="r{number}"><h1>{escape(title)}</h1>',
         f'<p class="verdict {kind}">{escape(sentence)}</p>',
         f"<p>{counts['holds']} cases hold, {counts['known']} deviate as known, {counts['broken']} deviate newly,"
-        f" {counts['unsupported']} are not supported; {document['seconds']:.1f} s.</p>",
+        f" {counts['unsupported']} are not supported{_also(counts)}; {document['seconds']:.1f} s.</p>",
         *(
             [f"<p>{escape(listed_on.capitalize())}.</p>"]
             if (listed_on := told(document["measured"], target["version"]))
@@ -118,6 +122,7 @@ def _report(document, number, clauses):
         ),
         f"<details><summary>Environment</summary><dl>{listed}</dl></details>",
         _deviations(document, "broken", "New deviations"),
+        _unjudged(document),
         _deviations(document, "known", "Known deviations"),
         _clauses(document),
         _strips(document),
@@ -127,6 +132,19 @@ def _report(document, number, clauses):
         items = "".join(f"<li>{escape(p)}</li>" for p in document["allow_list_problems"])
         parts.append(f"<h2>Allow-list out of date</h2><ul>{items}</ul>")
     return "".join(parts) + "</section>"
+
+
+def _also(counts):
+    return f", {counts['unjudged']} could not be judged" if counts["unjudged"] else ""
+
+
+def _unjudged(document):
+    items = "".join(
+        f'<article class="b"><h3>{escape(u["text"])}</h3><p>in {len(u["cases"])} cases of {escape(u["function"])}</p>'
+        f"<pre>{escape(u['replay'])}</pre></article>"
+        for u in document["unjudged"]
+    )
+    return f"<h2>Could not be judged</h2>{items}" if items else ""
 
 
 def _deviations(document, status, title):
@@ -159,11 +177,15 @@ def _clauses(document):
         said = {"holds": "holds", "none": "not supported"}.get(_class(cell), cell)
         rows.append(
             f'<tr><th scope="row"><a href="#{clause}">{clause}</a></th><td class="{_class(cell)}">{said}</td>'
-            + "".join(f'<td class="n">{n[s] or ""}</td>' for s in ("holds", "known", "broken", "unsupported"))
+            + "".join(
+                f'<td class="n">{n[s] or ""}</td>' for s in ("holds", "known", "broken", "unsupported", "unjudged")
+            )
             + "</tr>"
         )
     head = '<th scope="col">clause</th><th scope="col">verdict</th>'
-    head += "".join(f'<th scope="col" class="n">{x}</th>' for x in ("hold", "known", "new", "not supported"))
+    head += "".join(
+        f'<th scope="col" class="n">{x}</th>' for x in ("hold", "known", "new", "not supported", "not judged")
+    )
     return (
         f'<h2>Clauses</h2><div class="scroll"><table><caption>Cases by clause</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -209,7 +231,11 @@ def _hover(case):
 
 def _missing(document):
     found = sorted(
-        {f"{c['function']}: {c['reason']}" for c in document["cases"] if c["reason"] and c["status"] != "known"}
+        {
+            f"{c['function']}: {c['reason']}"
+            for c in document["cases"]
+            if c["reason"] and c["status"] not in ("known", "unjudged")
+        }
     )
     items = "".join(f"<li>{escape(line)}</li>" for line in found)
     return f"<h2>Not supported</h2><ul>{items}</ul>" if found else ""

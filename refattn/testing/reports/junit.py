@@ -14,6 +14,7 @@ def as_junit(report: Report) -> str:
         name=f"refattn.{report.target}",
         tests=str(len(report.results)),
         failures=str(report.count("broken")),
+        errors=str(report.count("unjudged")),
         skipped=str(report.count("known") + report.count("unsupported")),
         time=f"{report.seconds:.3f}",
     )
@@ -25,6 +26,9 @@ def as_junit(report: Report) -> str:
         if r.status == "broken":
             failure = ET.SubElement(test, "failure", message=f"{r.deviation} ({r.clause})")
             failure.text = f"{r.message}\nReplay: {report.replay(r.case)}"
+        elif r.status == "unjudged":
+            error = ET.SubElement(test, "error", message=f"could not be judged: {r.reason}")
+            error.text = f"Replay: {report.replay(r.case)}"
         elif r.status == "known":
             ET.SubElement(test, "skipped", message=f"known deviation {r.deviation}: {r.reason}")
         elif r.status == "unsupported":

@@ -23,7 +23,7 @@ def as_matrix(documents: list[dict], *, by: str = "clause") -> str:
 
 
 def table(documents: list[dict], *, by: str = "clause") -> dict[str, list[str]]:
-    """Row -> one word for each implementation: 'holds', 'known 3', 'BROKEN 2', or '-' where nothing was checked."""
+    """Row -> one word for each implementation: 'holds', 'known 3', 'BROKEN 2', 'UNJUDGED 1', or '-' where nothing was checked."""
     counts = [_counts(document, by) for document in documents]
     rows = sorted(set().union(*counts))
     return {row: [word(found.get(row, {})) for found in counts] for row in rows}
@@ -33,6 +33,8 @@ def word(count: dict) -> str:
     """What one cell says."""
     if count.get("broken"):
         return f"BROKEN {count['broken']}"
+    if count.get("unjudged"):
+        return f"UNJUDGED {count['unjudged']}"
     if count.get("known"):
         return f"known {count['known']}"
     return "holds" if count.get("holds") else "-"

@@ -6,7 +6,7 @@ import textwrap
 
 import refattn
 from refattn.testing.allow import told
-from refattn.testing.outcome import Report, Result, smallest
+from refattn.testing.outcome import STATUSES, Report, Result, smallest
 
 WIDTH = 100
 
@@ -21,15 +21,20 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     ]
     lines += _functions(report, paint)
     lines += ["", "clause", *_clauses(report, paint)]
-    known, broken = report.deviations("known").items(), report.deviations("broken").items()
+    known, broken, unjudged = (report.findings(status) for status in ("known", "broken", "unjudged"))
     if known:
         lines += ["", "known deviations"]
-        for (function, deviation), found in known:
-            lines += _deviation(function, deviation, found, paint, "yellow", brief=not verbose)
+        for found in known:
+            lines += _deviation(found, paint, "yellow", brief=not verbose)
     if broken:
         lines += ["", "NEW deviations" if known else "deviations"]
-        for (function, deviation), found in broken:
-            lines += _deviation(function, deviation, found, paint, "red", brief=False)
+        for found in broken:
+            lines += _deviation(found, paint, "red", brief=False)
+            lines.append(f"    again: {report.replay(found[0].case)}")
+    if unjudged:
+        lines += ["", "could not be judged"]
+        for found in unjudged:
+            lines += _unjudged(found, paint)
             lines.append(f"    again: {report.replay(found[0].case)}")
     unsaid = [r for r in report.results if r.status == "unsupported" or (r.status == "holds" and r.reason)]
     missing = sorted({f"{r.case.function}: {r.reason}" for r in unsaid})
@@ -52,7 +57,7 @@ def _painter(color):
 
 
 def _counts(results):
-    return {status: sum(r.status == status for r in results) for status in ("holds", "known", "broken", "unsupported")}
+    return {status: sum(r.status == status for r in results) for status in STATUSES}
 
 
 def _functions(report, paint):
@@ -75,6 +80,8 @@ def _clauses(report, paint):
     for clause, n in report.by_clause().items():
         if n["broken"]:
             word, color = "BROKEN", "red"
+        elif n["unjudged"]:
+            word, color = "could not be judged", "red"
         elif n["known"]:
             word, color = "deviates, as known", "yellow"
         elif n["holds"]:
@@ -86,11 +93,20 @@ def _clauses(report, paint):
     return lines
 
 
-def _deviation(function, deviation, found: list[Result], paint, color, *, brief):
+def _unjudged(found: list[Result], paint):
     first = found[0]
+    head = f"  {paint(first.reason, 'red')} in {first.case.function}: {_cases(found)}"
+    return [head, f"    smallest: {first.case.id} ({smallest(first.case)})"]
+
+
+def _cases(found):
     dtypes = ", ".join(dict.fromkeys(r.case.dtype for r in found))
-    head = f"  {paint(deviation, color)} in {function} (clause {first.clause}): {len(found)} case{'s' * (len(found) > 1)}, {dtypes}"
-    lines = [head]
+    return f"{len(found)} case{'s' * (len(found) > 1)}, {dtypes}"
+
+
+def _deviation(found: list[Result], paint, color, *, brief):
+    first = found[0]
+    lines = [f"  {paint(first.deviation, color)} in {first.case.function} (clause {first.clause}): {_cases(found)}"]
     if first.reason:
         lines += textwrap.wrap(first.reason, WIDTH, initial_indent="    ", subsequent_indent="    ")
     lines.append(f"    smallest: {first.case.id} ({smallest(first.case)})")
@@ -101,12 +117,17 @@ def _deviation(function, deviation, found: list[Result], paint, color, *, brief)
 
 
 def _verdict(report, paint):
-    known, new = len(report.deviations("known")), len(report.deviations("broken"))
+    known, new = len(report.findings("known")), len(report.findings("broken"))
     n = _counts(report.results)
     tail = f"{n['holds']} of {len(report.results)} cases hold, {n['unsupported']} are not supported, {report.seconds:.1f} s"
     if report.interrupted:
         done = f"{len(report.results)} of {report.interrupted} cases"
         return paint(f"INTERRUPTED after {done}: {new} new deviation{'s' * (new != 1)} until then; {tail}", "red")
+    if n["unjudged"]:
+        more = f"; {new} new deviation{'s' * (new != 1)} in the others" if new else ""
+        return paint(
+            f"COULD NOT BE JUDGED: {n['unjudged']} cases ended in an error that is no refusal{more}; {tail}", "red"
+        )
     if new:
         return paint(f"NONCONFORMING: {new} new deviation{'s' * (new > 1)}; {tail}", "red")
     if report.strict and report.problems:
