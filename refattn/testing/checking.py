@@ -227,7 +227,10 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     wrong = [c for c in comparisons if not c.ok]
     if not wrong:
         return Result(case, "holds", reason=_absent(case, first) if several else "", comparisons=comparisons)
-    deviation, clause = diagnosis(case, wrong[0])
+    if all(c.verdict == "cannot be judged" for c in wrong):
+        reason = f"cannot be judged at {wrong[0].precision}, whose bound is wider than the values are apart"
+        return Result(case, "unsupported", reason=reason, comparisons=comparisons)
+    deviation, clause = diagnosis(case, next(c for c in wrong if c.verdict != "cannot be judged"))
     stages = stages_of(adapter, case, _given(case.arguments, case.dtype), precision)
     message = "\n".join(filter(None, [*map(str, wrong), told(stages)]))
     return Result(case, "broken", deviation, clause, message, comparisons=comparisons, stages=stages)
@@ -322,7 +325,7 @@ def _alone(case, found, precision):
 
 def diagnosis(case: CheckCase, wrong: Comparison) -> tuple[str, str]:
     """The name of what is different, and the clause that it breaks."""
-    best = next((e for e in wrong.explanations if e.fit <= 2.0), None)
+    best = next((e for e in wrong.explanations if e.fit <= FITS), None)
     if best is None:
         kind = {"special values": "unexplained NaN or infinity", "shape": "wrong shape"}.get(
             wrong.verdict, "unexplained difference"

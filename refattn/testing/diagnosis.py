@@ -1,47 +1,64 @@
-"""Which known mistake, or which other precision, gives this result?
+"""Which known mistake, or which other precision, gives these results?
 
-Every variant of the function is evaluated on the same inputs. One that lies within rounding of the result, while the
-reference does not, explains it. Of several, the nearest comes first: the right one leaves nothing but rounding, and
-any other one leaves rounding and its own difference. Where no variant alone explains it, other precisions are tried,
-variants in other precisions, and, for attention, two variants at once.
+Every variant of the function is evaluated on the same inputs. One that lies within rounding of every result of the call,
+while the reference does not, explains them: a cause that fits the output and not its lse, or one gradient and not the
+others, is none. Of several, the nearest comes first: the right one leaves nothing but rounding, and any other one leaves
+rounding and its own difference. Where no variant alone explains it, other precisions are tried, variants in other
+precisions, and, for attention, two variants at once.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from refattn.testing.bounds import bound
+from refattn.testing import precisions
+from refattn.testing.around import bound_around
 from refattn.testing.constants import constants
-from refattn.testing.narrowing import one_head
-from refattn.testing.profiles import PROFILES, Profile
-from refattn.testing.rounding import FORMATS, round_to
+from refattn.testing.distances import distance, overall, ratio, same
+from refattn.testing.narrowing import of_head, worst_head
+from refattn.testing.precisions import SMALL_VALUES
+from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
 from refattn.testing.variants import NotApplicable, Variant, variants
 from refattn.testing.vectors import results
 
-SMALL_VALUES = "small values"  # right to a few units of the largest element, wrong for the small ones
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 _CLEARLY = 4.0  # and so many times farther from the reference; below that a precision is the likelier explanation
 _ALIKE = 0.1  # variants that differ by fewer bounds than this are one answer for these inputs
+_NEAREST = 6  # so many that nearly fit are held to the bound around themselves
+_SENTINEL = -1e29  # a log-sum-exp of the score that variants put in place of -infinity
 _PAIRS = 60_000_000  # numbers that may be computed in the search for two variants at once
 _PAIRED = ("attention", "grouped_query_attention")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One variant, or another precision profile, and how well it explains a result: in units of the bound."""
+    """One variant, or another precision profile, and how well it explains a call: in units of the bound.
+
+    Attributes
+    ----------
+    name : str
+    fit : float
+        The largest distance of any result of the call from what the variant gives.
+    variant : Variant, optional
+        None for a precision.
+    alone : float
+        The distance of the one result that it is given for.
+    """
 
     name: str
     fit: float
     variant: Variant | None = None
+    alone: float = np.inf
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A result that lies outside its bound, and what it was to be.
+    """A result of a call, and what it was to be.
 
     Attributes
     ----------
@@ -52,6 +69,10 @@ class Judged:
     profile : Profile
     args, kwargs : tuple, dict
         The reference function's arguments, in float64.
+    tier : {"hard", "statistical"}
+        Which bound that was.
+    wrong : bool
+        Whether it lies outside. What lies inside must be explained as well.
     """
 
     function: str
@@ -62,48 +83,50 @@ class Judged:
     profile: Profile
     args: tuple
     kwargs: dict
+    tier: str = "hard"
+    wrong: bool = True
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A variant's value for the same inputs, and how far the result is from it: at most, and on the whole."""
+    """What a variant gives for the same inputs, and how far the results are from it: at most, and on the whole."""
 
     variant: Variant
-    value: np.ndarray
-    fit: float
-    overall: float
-    touched: int
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    fits: dict[str, float] = field(default_factory=dict)
+    overall: float = np.inf
+    touched: int = 0
+    explains: bool = False
+
+    @property
+    def fit(self) -> float:
+        return max(self.fits.values(), default=np.inf)
 
 
-def explanations(judged: Judged) -> list[Explanation]:
-    """What explains a result, best first; variants that do not explain it follow, the nearest first."""
-    if judged.function in _PAIRED and judged.got.shape == judged.want.shape:
-        judged = one_head(judged, _badness(judged))
-    known = settled(judged, _badness(judged)) if judged.got.shape == judged.want.shape else variants(judged.function)
-    values = [(v, value) for v in known if (value := _value(v, judged)) is not None]
-    if judged.got.shape != judged.want.shape:
-        return _of_shape(judged, values)
-    away = distance(judged.got, judged.want, judged.limit)
-    found = _candidates(judged, values, away)
-    fitting = [_explanation(c) for c in found if _explains(c, away)]
-    rest = [_explanation(c) for c in found if not _explains(c, away)]
-    if any(e.fit * _CLEARLY <= away for e in fitting):
-        return [*fitting, *rest]
-    if numbers := _numbers(judged, away):
-        return [*numbers, *fitting, *rest]
-    if small := _small_values(judged):
-        return [*small, *fitting, *rest]
-    precisions = _precisions(judged)
-    held = [(p, limit) for p, limit in precisions if p.out.name == _coarsest(judged.got)]
-    others = [Explanation(p.name, fit) for p, limit in precisions if (fit := _off(judged, limit)) <= 1]
-    more = [] if others or fitting else _more(judged, values, held, away)
-    return [*others, *fitting, *more, *rest]
+def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
+    """For each wrong result of a call what explains the call, best first; what does not explain it follows, nearest first.
+
+    Parameters
+    ----------
+    judgements : list of Judged
+        All results of one call that are known, those that hold too.
+    """
+    judgements = _narrowed(judgements)
+    first = next(j for j in judgements if j.wrong)
+    known = settled(first, _badness(first)) if first.got.shape == first.want.shape else variants(first.function)
+    values = [(v, value) for v in known if (value := _values(v, first)) is not None]
+    found = {j.result: _of_shape(j, values) for j in judgements if j.wrong and j.got.shape != j.want.shape}
+    whole = [j for j in judgements if j.got.shape == j.want.shape]
+    return found | (_explained(whole, values) if any(j.wrong for j in whole) else {})
 
 
-def _numbers(judged, away) -> list[Explanation]:
-    """Another number than the one that was given, where that explains a result."""
-    values = [(v, value) for v in constants(judged, _badness(judged)) if (value := _value(v, judged)) is not None]
-    return [_explanation(c) for c in _candidates(judged, values, away) if _explains(c, away)]
+def _narrowed(judgements):
+    """Of a large problem the head in which the first wrong result is farthest off."""
+    if judgements[0].function not in _PAIRED or any(j.got.shape != j.want.shape for j in judgements):
+        return judgements
+    first = next(j for j in judgements if j.wrong)
+    place = worst_head(first, _badness(first))
+    return judgements if place is None else [of_head(j, place) for j in judgements]
 
 
 def _badness(judged):
@@ -112,16 +135,55 @@ def _badness(judged):
     return np.where(strange, np.inf, np.nan_to_num(ratio(judged.got, judged.want, judged.limit), nan=0.0))
 
 
-def _more(judged, values, precisions, away):
+def _explained(judgements, values) -> dict[str, list[Explanation]]:
+    wrong = [j for j in judgements if j.wrong]
+    away = _away(judgements)
+    found = _candidates(judgements, values, away)
+    if not any(c.explains for c in found):
+        found = _around(judgements, found, away)
+    fitting = [c for c in found if c.explains]
+    causes = [_explanation(c) for c in fitting]
+    if not any(c.fits[j.result] * _CLEARLY <= away[j.result] for c in fitting for j in wrong):
+        numbers = _numbers(judgements, away)
+        causes = [*numbers, *causes] if numbers else _by_rounding(judgements, wrong, values, away, causes)
+    nearest = [c for c in found if not c.explains]
+    return {j.result: [*causes, *_nearest(j, nearest)] for j in wrong}
+
+
+def _numbers(judgements, away) -> list[Explanation]:
+    """Another number than the one that was given, where that explains a call."""
+    first = next(j for j in judgements if j.wrong)
+    solved = constants(first, _badness(first))
+    values = [(v, value) for v in solved if (value := _values(v, first)) is not None]
+    return [_explanation(c) for c in _candidates(judgements, values, away) if c.explains]
+
+
+def _by_rounding(judgements, wrong, values, away, causes):
+    """What rounding explains, before the variants that do so barely better than the reference; two at once last."""
+    if (small := max(map(precisions.only_small_values, wrong))) <= 1:
+        return [Explanation(SMALL_VALUES, small), *causes]
+    others = [
+        (p, limit) for p in precisions.others(wrong[0]) if (limit := precisions.limits(judgements, p)) is not None
+    ]
+    coarser = [Explanation(p.name, fit) for p, limit in others if (fit := precisions.fit(judgements, limit)) <= 1]
+    if coarser or causes:
+        return [*coarser, *causes]
+    held = [(p, limit) for p, limit in others if p.out.name == precisions.coarsest(wrong[0].got)]
+    return _more(judgements, values, held, away)
+
+
+def _more(judgements, values, others, away) -> list[Explanation]:
     """Two variants at once, or a variant in another precision: what is tried where nothing simpler explains it.
 
-    `precisions` are those with the output format that the result has.
+    `others` are profiles with the output format that the result has, and their limits.
     """
-    twice = [_explanation(c) for c in _candidates(judged, _pairs(judged, values), away) if _explains(c, away)]
-    for other, limit in [] if twice else precisions:
-        coarser = replace(judged, limit=np.broadcast_to(limit, judged.want.shape), profile=other)
-        off = distance(judged.got, judged.want, coarser.limit)
-        found = [c for c in _candidates(coarser, values, off) if _explains(c, off)]
+    pairs = _candidates(judgements, _pairs(judgements[0], values), away)
+    twice = [_explanation(c) for c in pairs if c.explains]
+    for other, limits in [] if twice else others:
+        if other.name.startswith("float8"):  # with a variant it would explain anything
+            continue
+        coarser = [replace(j, limit=limits[j.result], profile=other) for j in judgements]
+        found = [c for c in _candidates(coarser, values, _away(coarser)) if c.explains]
         twice = [Explanation(f"{c.variant.name}, precision {other.name}", c.fit, c.variant) for c in found]
         if twice:
             break
@@ -131,57 +193,109 @@ def _more(judged, values, precisions, away):
 # --- variants -------------------------------------------------------------------------------------------------------
 
 
-def _candidates(judged: Judged, values, away) -> list[_Candidate]:
-    """Every variant that differs from the reference here: those that explain the result first, then the nearest."""
-    found = [
-        _candidate(v, value, judged)
-        for v, value in values
-        if value.shape == judged.got.shape and distance(value, judged.want, judged.limit) > 1
-    ]
-    found.sort(key=lambda c: (not _explains(c, away), c.overall if c.fit <= FITS else c.fit))
-    return _alike_first(found, judged)
+def _away(judgements):
+    return {j.result: distance(j.got, j.want, j.limit) for j in judgements}
 
 
-def _value(v: Variant, judged: Judged):
-    """What a variant gives for the result in question; None where it does not apply."""
+def _values(v: Variant, judged: Judged) -> dict[str, np.ndarray] | None:
+    """What a variant gives, by result; None where it does not apply."""
     try:
         with np.errstate(all="ignore"):
-            value = results(v.call(*judged.args, **judged.kwargs)).get(judged.result)
+            found = results(v.call(*judged.args, **judged.kwargs))
+            return {name: np.asarray(x, dtype=np.float64) for name, x in found.items() if x is not None}
     except NotApplicable:
         return None
     except Exception:  # whatever a variant stumbles over, the failure that is to be explained must be reported
         return None
-    return None if value is None else np.asarray(value, dtype=np.float64)
 
 
-def _candidate(v, value, judged):
-    if judged.result != "lse" and judged.limit.any():  # lse is wider than the output; what has no bound is a count
-        value = np.where(np.abs(value) > judged.profile.out.largest, np.copysign(np.inf, value), value)
-    limit = _limit_around(value, judged)
-    with np.errstate(invalid="ignore"):
-        touched = int(np.sum(~same(value, judged.want) & ~(np.abs(value - judged.want) <= judged.limit)))
-    fit = distance(judged.got, value, limit)
-    overall = float(np.sqrt(np.mean(ratio(judged.got, value, limit) ** 2))) if np.isfinite(fit) else np.inf
-    return _Candidate(v, value, fit, overall, touched)
+def _candidates(judgements: list[Judged], values, away) -> list[_Candidate]:
+    """Every variant that differs from the reference here: those that explain the call first, then the nearest."""
+    found = [c for v, value in values if (c := _candidate(v, value, judgements, away)) is not None]
+    found.sort(key=lambda c: (not c.explains, c.overall if c.explains else c.fit))
+    return _alike_first(found, judgements)
 
 
-def _explains(c: _Candidate, away: float) -> bool:
-    return c.fit <= FITS and c.fit < away / 2
+def _candidate(v, value, judgements, away, limits=None) -> _Candidate | None:
+    """A variant held to every result, those that hold last; None where it is the reference for all that are wrong."""
+    values, fits, touched, squares = {}, {}, 0, []
+    for j in sorted(judgements, key=lambda j: not j.wrong):
+        x = value.get(j.result)
+        if x is None or x.shape != j.got.shape:
+            if j.wrong:
+                fits[j.result] = np.inf
+            continue
+        x = _stored(x, j)
+        limit = _limit_around(x, j) if limits is None else np.broadcast_to(limits[j.result].hard, x.shape)
+        fits[j.result] = distance(j.got, x, limit)
+        values[j.result] = x
+        if j.wrong:
+            with np.errstate(invalid="ignore"):
+                touched += int(np.sum(~same(x, j.want) & ~(np.abs(x - j.want) <= j.limit)))
+            squares.append(overall(j.got, x, limit) ** 2 if np.isfinite(fits[j.result]) else np.inf)
+        elif not np.isfinite(max(fits.values())):
+            break  # it explains nothing, whatever holds
+    if not touched:
+        return None
+    bad = [j.result for j in judgements if j.wrong]
+    explains = max(fits.values()) <= FITS and all(fits[name] < away[name] / 2 for name in bad)
+    return _Candidate(v, values, fits, float(np.sqrt(np.mean(squares))), touched, explains)
 
 
-def _alike_first(found, judged):
+def _stored(value, judged):
+    """A variant's value as the kernel could return it."""
+    if judged.result == "lse":  # which finite number stands for -infinity is the kernel's affair
+        return np.where((value <= _SENTINEL) & (judged.got <= -9e3), judged.got, value)
+    if judged.limit.any():  # what has no bound is a count
+        return np.where(np.abs(value) > judged.profile.out.largest, np.copysign(np.inf, value), value)
+    return value
+
+
+def _around(judgements, found, away):
+    """The same candidates, the nearest of them held to the bound around themselves."""
+    first, held = judgements[0], []
+    for c in found:
+        near = np.isfinite(c.fit) and any(fit * _CLEARLY <= away[name] for name, fit in c.fits.items())
+        limits = (
+            bound_around(c.variant, first.profile, first.args, first.kwargs) if near and len(held) < _NEAREST else None
+        )
+        if limits is None or any(np.shape(limits[n].value) != x.shape for n, x in c.values.items() if n in limits):
+            continue
+        if c.values.keys() <= limits.keys():
+            held.append(_candidate(c.variant, c.values, judgements, away, limits))
+    better = [c for c in held if c is not None and c.explains]
+    names = {c.variant.name for c in better}
+    better.sort(key=lambda c: c.overall)
+    return [*better, *(c for c in found if c.variant.name not in names)]
+
+
+def _alike_first(found, judgements):
     """Of variants that these inputs cannot tell apart, the one that changes the fewest elements says least: it leads."""
-    if not found or found[0].fit > FITS:
+    if not found or not found[0].explains:
         return found
-    limit = _limit_around(found[0].value, judged)
-    alike = [c for c in found if c.fit <= FITS and distance(c.value, found[0].value, limit) <= _ALIKE]
+    first = found[0]
+    limits = {j.result: _limit_around(first.values[j.result], j) for j in judgements if j.result in first.values}
+    alike = [
+        c
+        for c in found
+        if c.explains
+        and c.values.keys() == first.values.keys()
+        and all(distance(x, first.values[n], limits[n]) <= _ALIKE for n, x in c.values.items())
+    ]
     leader = min(alike, key=lambda c: c.touched)
     ordered = [leader, *(c for c in alike if c is not leader)]
     return ordered + [c for c in found if not any(c is other for other in ordered)]
 
 
 def _explanation(c: _Candidate) -> Explanation:
-    return Explanation(c.variant.name, c.fit, c.variant)
+    return Explanation(c.variant.name, c.fit, c.variant, c.fit)
+
+
+def _nearest(judged, found: Iterable[_Candidate]) -> list[Explanation]:
+    """What does not explain the call, nearest first: with how far it is from all of it, and from this result."""
+    rest = [Explanation(c.variant.name, c.fit, c.variant, c.fits.get(judged.result, np.inf)) for c in found]
+    # One that lies near the results, but hardly nearer than the reference, is no explanation and no neighbour.
+    return sorted((e for e in rest if e.fit > FITS), key=lambda e: e.fit)
 
 
 def _limit_around(value, judged):
@@ -211,7 +325,7 @@ def _pairs(judged: Judged, values):
     cost = max(judged.got.size, 1) * max(int(np.shape(_argument(judged, 1, "k"))[-2]), 1)
     for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):
         for both in (derived.pair(a, b), derived.pair(b, a)):  # one may leave the other nothing to change
-            if (value := _value(both, judged)) is not None:
+            if (value := _values(both, judged)) is not None:
                 yield both, value
                 break
 
@@ -230,85 +344,10 @@ def _argument(judged, place, name):
 def _of_shape(judged: Judged, values) -> list[Explanation]:
     """Variants whose result has the shape that was given instead of the right one, and its numbers."""
     found = []
-    for v, value in values:
-        if value.shape == judged.got.shape:
+    for v, returned in values:
+        value = returned.get(judged.result)
+        if value is not None and value.shape == judged.got.shape:
             level = np.max(np.abs(value[np.isfinite(value)]), initial=0.0)
             limit = np.full(value.shape, 64 * judged.profile.out.u * level + judged.profile.out.eta)
             found.append(Explanation(v.name, distance(judged.got, value, limit), v))
     return sorted((e for e in found if e.fit <= FITS), key=lambda e: e.fit)
-
-
-# --- precision ------------------------------------------------------------------------------------------------------
-
-
-def _small_values(judged: Judged) -> list[Explanation]:
-    got, want, out = judged.got, judged.want, judged.profile.out
-    finite = np.isfinite(want)
-    if not np.array_equal(got[~finite], want[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
-        return []
-    level = np.max(np.abs(want[finite]), initial=0.0)
-    allowed = max(8 * min(out.u, 2.0**-20) * level, out.eta)
-    error = float(np.max(np.abs(got[finite] - want[finite]), initial=0.0) / allowed)
-    return [Explanation(SMALL_VALUES, error)] if error <= 1 else []
-
-
-def _precisions(judged: Judged):
-    """Other profiles that are not finer, with their bounds: those with the format of the numbers first, then by width."""
-    held = _coarsest(judged.got)
-    others = [
-        p
-        for p in PROFILES.values()
-        if p.name != judged.profile.name
-        and p.out.u >= judged.profile.out.u
-        # float8 allows for so much that it would explain anything: only a result in its output format may be one
-        and (p.name != "float8" or held == p.out.name)
-    ]
-    limits = [(p, limit) for p in others if (limit := _limit_of(judged, p)) is not None]
-    return sorted(limits, key=lambda of: (of[0].out.name != held, float(np.median(of[1])) if np.size(of[1]) else 0.0))
-
-
-def _limit_of(judged: Judged, other: Profile):
-    """The bound for another profile; None where there is none (a code that it may round up or down)."""
-    try:
-        with np.errstate(all="ignore"):
-            return bound(judged.function, other, *judged.args, **judged.kwargs)[judged.result].hard
-    except NotImplementedError:
-        return None
-
-
-def _coarsest(x) -> str:
-    """The narrowest of the usual formats that holds every number of a result: what it was rounded to."""
-    finite = x[np.isfinite(x)]
-    for name in ("bfloat16", "float16", "float32"):
-        if np.array_equal(round_to(finite, FORMATS[name]), finite):
-            return name
-    return "float64"
-
-
-def _off(judged, limit):
-    return distance(judged.got, judged.want, np.broadcast_to(limit, judged.want.shape))
-
-
-# --- distances ------------------------------------------------------------------------------------------------------
-
-
-def same(got, want):
-    """Where two results are equal, NaN included."""
-    return (got == want) | (np.isnan(got) & np.isnan(want))
-
-
-def ratio(got, want, limit):
-    """The difference in units of a limit; 0 where there is none, or where it is no number."""
-    with np.errstate(all="ignore"):
-        difference = np.abs(got - want)
-        found = np.where(difference == 0, 0.0, difference / limit)
-    return np.where(same(got, want) | ~np.isfinite(got), 0.0, found)
-
-
-def distance(got, want, limit) -> float:
-    """The largest difference in units of a limit; infinite where NaN and infinities differ."""
-    if not np.array_equal(np.isnan(got), np.isnan(want)) or not np.array_equal(np.isinf(got), np.isinf(want)):
-        return np.inf
-    if not np.array_equal(np.isposinf(got), np.isposinf(want)):
-        return np.inf
-    return float(np.max(ratio(got, want, limit), initial=0.0))

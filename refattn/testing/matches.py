@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 
 from refattn.testing.bounds import bound
-from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, explanations, ratio, same
-from refattn.testing.profiles import Profile, profile
+from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, explanations
+from refattn.testing.distances import ratio, same
+from refattn.testing.inexact import unrounded, with_rounded
+from refattn.testing.profiles import PROFILES, Profile, profile
 from refattn.testing.reference import in_float64, name_of, to_numpy
 from refattn.testing.rounding import ulp
+from refattn.testing.rows import described
+from refattn.testing.spread import says_nothing
 from refattn.testing.vectors import results
 
 TIERS = ("auto", "hard", "statistical")
 _SHOWN = 6  # so many names of variants that cannot be told apart stand in a message
+_NEAR = 10.0  # a variant that lies so many bounds away is the nearest of those that are there, and no hint
 
 
 class Incomplete(ValueError):
@@ -30,7 +35,8 @@ class Comparison:
     ----------
     function, result, precision : str
         'attention', 'out', 'bfloat16'.
-    verdict : {"equal", "within statistical", "within hard", "outside", "special values", "shape"}
+    verdict : {"equal", "within statistical", "within hard", "outside", "special values", "shape", "cannot be judged"}
+        cannot be judged: inside a bound that is wider than the values are apart, and outside that of float32.
     hard, statistical : float
         The largest error in units of either bound; statistical is NaN where that tier does not apply.
     outside : int
@@ -44,6 +50,12 @@ class Comparison:
         The difference there in units in the last place of the format.
     where : str
         Which rows, heads, ... hold what is wrong, where it is not all of them.
+    rows : str
+        What these rows are, where NaN or infinities differ: 'They are the empty rows (no key is visible).'
+    finite : float
+        How far the rest is off there, in units of the bound.
+    reason : str
+        Why it is wrong, where that is known of the inputs: 'q is not rounded to bfloat16'.
     explanations : list of Explanation
         Best first; only where the verdict is a failure.
     replay : str
@@ -65,6 +77,9 @@ class Comparison:
     error_bound: float = 0.0
     ulps: float = 0.0
     where: str = ""
+    rows: str = ""
+    finite: float = 0.0
+    reason: str = ""
     explanations: list[Explanation] = field(default_factory=list)
     replay: str = ""
 
@@ -90,11 +105,21 @@ class Comparison:
             return [
                 f"{head}: matches; the worst error is {self.hard:.2g}x of the hard bound of {self.precision}{used}."
             ]
+        if self.verdict == "cannot be judged":
+            return [
+                f"{head}: these inputs cannot be judged at {self.precision}: its bound is wider than the values are apart"
+                f" (at {list(self.worst)}: got {_number(self.got)}, want {_number(self.want)} ± {_number(self.error_bound)})."
+                " Take fewer keys, smaller scores, or a finer precision."
+            ]
         where = f"at {list(self.worst)}: got {_number(self.got)}, want {_number(self.want)}"
         if self.verdict == "special values":
             lines = [
                 f"{head}: {self.outside:,} of {self.size:,} elements are NaN or infinite where the reference is not,"
-                f" or the reverse ({where})."
+                f" or the reverse ({where}).",
+                *([self.rows] if self.rows else []),
+                "Everything else matches."
+                if self.finite <= 1
+                else f"The rest is wrong as well: by up to {_times(self.finite)} of the bound.",
             ]
         else:
             if not self.error_bound and not self.ulps:  # truth values and integers have no rounding
@@ -117,11 +142,18 @@ class Comparison:
         return [*place, *self._explained(), *([f"Replay: {self.replay}"] if self.replay else [])]
 
     def _explained(self):
+        if self.reason:
+            return [self.reason]
         fitting = [e for e in self.explanations if e.fit <= FITS]
         rest = [e for e in self.explanations if e.fit > FITS]
         alike = [e for e in fitting[1:] if e.variant is not None]
         if not fitting:
-            nearest = f"; the nearest is {rest[0].name} at {_times(rest[0].fit)} of the bound" if rest else ""
+            alone = [e.name for e in sorted(rest, key=lambda e: e.alone) if e.alone <= FITS]
+            if alone:
+                shown = ", ".join(alone[:_SHOWN])
+                return [f"Rounding does not explain it, and no one variant all results; {self.result} alone: {shown}."]
+            near = rest and rest[0].fit <= _NEAR
+            nearest = f"; the nearest is {rest[0].name} at {_times(rest[0].fit)} of the bound" if near else ""
             return [f"Rounding does not explain it, and no known variant does{nearest}."]
         best = fitting[0]
         if best.name == SMALL_VALUES:
@@ -201,18 +233,41 @@ def compare(
         raise Incomplete(
             f"{name} returns {', '.join(bounds)} here, the given result has only {', '.join(got) or 'nothing'}"
         )
-    comparisons = []
-    for key in (key for key in bounds if key in got):
-        found = _compare(name, key, got[key], bounds[key], chosen, tier)
-        if explain and not found.ok:
-            statistical = bounds[key].statistical if found.tier == "statistical" else None
-            limit = np.broadcast_to(
-                bounds[key].hard if statistical is None else statistical, np.shape(bounds[key].value)
-            )
-            judged = Judged(name, key, _numbers(got[key]), _numbers(bounds[key].value), limit, chosen, args, kwargs)
-            found = replace(found, explanations=explanations(judged))
-        comparisons.append(found)
-    return comparisons
+    found = [_compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs)) for key in bounds if key in got]
+    if not explain or all(c.ok for c in found):
+        return found
+    if reason := _unrounded(actual, name, args, kwargs, chosen, tier):
+        return [c if c.ok else replace(c, reason=reason) for c in found]
+    judgements = [
+        Judged(
+            name, c.result, _numbers(got[c.result]), _numbers(bounds[c.result].value), _limit(bounds[c.result], c),
+            chosen, args, kwargs, c.tier, not c.ok,
+        )
+        for c in found
+    ]  # fmt: skip
+    causes = explanations(judgements) if any(c.verdict != "cannot be judged" for c in found if not c.ok) else {}
+    return [c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found]
+
+
+def _limit(b, comparison):
+    limit = b.statistical if comparison.tier == "statistical" and b.statistical is not None else b.hard
+    return np.broadcast_to(limit, np.shape(b.value))
+
+
+def _unrounded(actual, name, args, kwargs, chosen, tier) -> str:
+    """Whether it is the inputs: they hold no numbers of the precision's format, and once rounded to it all is right."""
+    names = unrounded(name, args, kwargs, chosen)
+    if not names:
+        return ""
+    args, kwargs = with_rounded(name, args, kwargs, chosen)
+    again = compare(actual, name, *args, precision=chosen, tier=tier, explain=False, **kwargs)
+    if not all(c.ok for c in again):
+        return ""
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"{' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))} {verb} not rounded to {chosen.out.name}; with"
+        " them rounded it matches: hand over the numbers that the kernel got."
+    )
 
 
 def assert_matches(
@@ -253,7 +308,7 @@ def _numbers(x):
     return np.asarray(x).astype(np.float64)
 
 
-def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
+def _compare(name, key, got, limits, chosen: Profile, tier, of_call) -> Comparison:
     basis = {"function": name, "result": key, "precision": chosen.name, "size": limits.value.size}
     if got.shape != limits.value.shape:
         return Comparison(**basis, verdict="shape", got=got.shape, want=limits.value.shape)
@@ -270,6 +325,8 @@ def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
         return Comparison(
             **basis, verdict="special values", outside=int(strange.sum()), worst=tuple(map(int, at)),
             got=got[at], want=want[at], hard=np.inf, where=_where(strange, name, key),
+            rows=described(name, key, strange, *of_call),
+            finite=float(np.max(np.where(strange, 0.0, ratio(got, want, hard)), initial=0.0)),
         )  # fmt: skip
     statistical = limits.statistical
     judge = "hard" if tier == "hard" or statistical is None else "statistical"
@@ -286,6 +343,8 @@ def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
         verdict = "equal"
     elif outside:
         verdict = "outside"
+    elif says_nothing(name, key, chosen, want, limit, *of_call) and not _exact(name, key, chosen, got, *of_call):
+        verdict = "cannot be judged"
     else:
         verdict = "within statistical" if worst["statistical"] <= 1 else "within hard"
     details: dict[str, Any] = dict(worst)
@@ -297,6 +356,14 @@ def _compare(name, key, got, limits, chosen: Profile, tier) -> Comparison:
     if outside:
         details["where"] = _where(judged > 1, name, key)
     return Comparison(**basis, verdict=verdict, tier=judge, outside=outside, **details)
+
+
+def _exact(name, key, chosen, got, args, kwargs):
+    """Whether a result lies within float32's bound and one rounding: then it is right, whatever else would pass."""
+    with np.errstate(all="ignore"):
+        fine = bound(name, PROFILES["float32"], *args, **kwargs)[key]
+        limit = fine.hard + np.maximum(2 * chosen.out.u * np.abs(fine.value), chosen.out.eta)
+    return bool(np.all(ratio(got, fine.value, limit) <= 1))
 
 
 # The axes of results, the last one last; leading axes that have no name here are called by their number.

@@ -20,8 +20,8 @@ _CORE = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "sinks": 0, "q_positions"
 _NAMES = ("q", "k", "v", "mask")
 
 
-def one_head(judged, ratio):
-    """The same judgement of the head in which the result is farthest off; the judgement itself where it is small.
+def worst_head(judged, ratio) -> tuple[int, ...] | None:
+    """The place of the head in which a result is farthest off; None where the problem is small, or has no heads.
 
     Parameters
     ----------
@@ -31,12 +31,28 @@ def one_head(judged, ratio):
         How far each element is off.
     """
     given = {**dict(zip(_NAMES, judged.args, strict=False)), **judged.kwargs}
-    q, k = given["q"], given["k"]
-    own = 1 if judged.result == "lse" else 2
-    lead = judged.got.shape[: judged.got.ndim - own]
-    if not lead or math.prod(lead) * q.shape[-2] * k.shape[-2] <= LARGE:
-        return judged
-    place = np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]
+    lead = _lead(judged)
+    if not lead or math.prod(lead) * given["q"].shape[-2] * given["k"].shape[-2] <= LARGE:
+        return None
+    return tuple(map(int, np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]))
+
+
+def _lead(judged):
+    return judged.got.shape[: judged.got.ndim - (1 if judged.result == "lse" else 2)]
+
+
+def of_head(judged, place):
+    """The same judgement of one head.
+
+    Parameters
+    ----------
+    judged : Judged
+        Of attention or grouped-query attention.
+    place : tuple of int
+        The head's indices on the leading axes, as `worst_head` gives them.
+    """
+    given = {**dict(zip(_NAMES, judged.args, strict=False)), **judged.kwargs}
+    k, lead, own = given["k"], _lead(judged), 1 if judged.result == "lse" else 2
     group = lead[-1] // k.shape[-3] if judged.function == "grouped_query_attention" else 1
 
     def cut(x, core, places=place):

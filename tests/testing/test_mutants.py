@@ -64,7 +64,7 @@ def first_broken(function, call, fmt, golden=None):
 
 @pytest.fixture
 def without_diagnosis(monkeypatch):
-    monkeypatch.setattr(matches, "explanations", lambda judged: [])
+    monkeypatch.setattr(matches, "explanations", lambda judgements: {})
 
 
 @pytest.mark.parametrize("fmt", ["float32", "bfloat16"])
@@ -102,7 +102,7 @@ def test_recipes_find_every_mutant(fmt, without_diagnosis):
 
 
 if __name__ == "__main__":
-    matches.explanations = lambda judged: []
+    matches.explanations = lambda judgements: {}
     for which in (True, False):
         for function, name in MUTANTS:
             if first_broken(function, MUTANTS[function, name], "float32", golden=which) is None:

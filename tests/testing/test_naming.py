@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import refattn.cache
 from refattn.testing import compare
 from refattn.testing.bounds import bound
-from refattn.testing.diagnosis import FITS, distance
+from refattn.testing.diagnosis import FITS
+from refattn.testing.distances import distance
 from refattn.testing.profiles import profile
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants

@@ -18,7 +18,7 @@ from refattn.testing import adapters, check
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.bounds import bound
 from refattn.testing.checking import cast
-from refattn.testing.diagnosis import distance
+from refattn.testing.distances import distance
 from refattn.testing.profiles import profile
 from refattn.testing.recipes import Draw, recipes
 from refattn.testing.recipes.mla import held, layer

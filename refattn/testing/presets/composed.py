@@ -14,7 +14,7 @@ import numpy as np
 from refattn.attention import _mix
 from refattn.masks import Mask
 from refattn.testing.variants import VARIANTS, NotApplicable, variants
-from refattn.testing.variants.attention import _STEPS, evaluate, recorded
+from refattn.testing.variants.attention import STEPS, evaluate, recorded
 
 # Pairs that replace one step, and the variant that is both.
 _BOTH = {frozenset(("empty_row/mean", "mask/adds")): "fill/lowest_added"}
@@ -53,7 +53,7 @@ def attend(names, q, k, v, mask=None, *, return_lse=False, **options):
             args, options = recorded(_only_evaluating(name), *args, **options)
         except NotApplicable:
             continue
-        for step in sorted(_STEPS & options.keys()):
+        for step in sorted(STEPS & options.keys()):
             change = options.pop(step)
             if step in ("finish", "scored") and step in steps:
                 change = _after(steps[step], change)

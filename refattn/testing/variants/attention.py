@@ -50,7 +50,7 @@ def combined(first, second):
 
     def call(*args, **options):
         args, options = recorded(first, *args, **options)
-        steps: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in _STEPS}
+        steps: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in STEPS}
         args, options = recorded(second, *args, **options)
         if steps.keys() & options.keys():
             raise NotApplicable
@@ -125,7 +125,7 @@ def _evaluate(
     return (out, lse) if return_lse else out
 
 
-_STEPS = frozenset(
+STEPS = frozenset(
     ("scored", "cap", "add_bias", "apply_mask", "cap_last", "cap_after_bias", "exponential", "peak", "finish", "sink",
      "drop", "weigh")
 )  # fmt: skip
