@@ -188,7 +188,9 @@ def compare(actual, preset, function, *args, precision: str = "float32", tier: s
     wanted = results(expected(preset, *args, **kwargs))
     limits = bound(name, chosen, *args, **kwargs)
     return [
-        matches._compare(name, key, np.asarray(got), limits[key]._replace(value=wanted[key]), chosen, tier)
+        matches._compare(
+            name, key, np.asarray(got), limits[key]._replace(value=wanted[key]), chosen, tier, (args, kwargs)
+        )
         for key, got in results(in_float64(actual)).items()
     ]
 
