@@ -15,11 +15,12 @@ from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
-from refattn.testing.matches import FITS, SMALL_VALUES, Comparison, Incomplete, compare
+from refattn.testing.matches import FITS, MISSING, SMALL_VALUES, Comparison, Incomplete, compare
 from refattn.testing.names import FUNCTIONS, function_named, meant
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
+from refattn.testing.returned import SEVERAL, by_name
 from refattn.testing.rounding import round_to
 from refattn.testing.stages import stages_of, told
 from refattn.testing.vectors import results
@@ -29,7 +30,6 @@ __all__ = [
 ]  # fmt: skip
 
 EFFORTS = ("smoke", "standard", "full")
-SEVERAL = ("_vjp", "_stages")  # of these an implementation may return some results and not others
 
 
 def check(
@@ -226,52 +226,42 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         return Result(case, "broken", "wrong kind of result", case.clauses[0], str(error))
     wrong = [c for c in comparisons if not c.ok]
     if not wrong:
-        return Result(case, "holds", reason=_absent(case, first) if several else "", comparisons=comparisons)
+        lacks = _lacking(case, first) if several else ()
+        reason = f"returns no {', '.join(lacks)}" if lacks else ""
+        return Result(case, "holds", reason=reason, lacks=lacks, comparisons=comparisons)
     if all(c.verdict == "cannot be judged" for c in wrong):
         reason = f"cannot be judged at {wrong[0].precision}, whose bound is wider than the values are apart"
         return Result(case, "unsupported", reason=reason, comparisons=comparisons)
-    deviation, clause = diagnosis(case, next(c for c in wrong if c.verdict != "cannot be judged"))
+    said = sorted(wrong, key=lambda c: c.verdict == MISSING)  # wrong numbers say more
+    deviation, clause = diagnosis(case, next(c for c in said if c.verdict != "cannot be judged"))
     stages = stages_of(adapter, case, _given(case.arguments, case.dtype), precision)
     message = "\n".join(filter(None, [*map(str, wrong), told(stages)]))
     return Result(case, "broken", deviation, clause, message, comparisons=comparisons, stages=stages)
 
 
 def _read(case, returned):
-    """The results by name, as arrays of numbers."""
-    found = {name: to_numpy(x) for name, x in _named(case, returned).items()}
+    """The results by name, as arrays of numbers; None where a gradient was returned as None."""
+    named = by_name(case.function, returned, lambda: function_named(case.function)(**case.arguments))
+    found = {name: None if x is None else to_numpy(x) for name, x in named.items()}
     for name, x in found.items():
-        if x.dtype.kind not in "fiub":
+        if x is not None and x.dtype.kind not in "fiub":
             raise TypeError(f"{name} is of dtype {x.dtype}, which holds no numbers")
     return found
 
 
 def _wide(x):
-    return x.astype(np.float64)
+    return np.zeros(0) if x is None else x.astype(np.float64)
 
 
 def _given(arguments, dtype):
     return {name: cast(value, dtype) for name, value in arguments.items()}
 
 
-def _expected(case):
-    """The names of the results that the reference returns here."""
+def _lacking(case, first):
+    """The results that the reference returns here and the implementation does not."""
     with np.errstate(all="ignore"):
-        return list(results(function_named(case.function)(**case.arguments)))
-
-
-def _named(case, returned):
-    """What was returned, by name; gradients in a plain tuple stand in the order of the reference's."""
-    if case.function.endswith(SEVERAL) and isinstance(returned, tuple | list) and not hasattr(returned, "_asdict"):
-        names = _expected(case)
-        if len(returned) > len(names):
-            raise ValueError(f"it returns {len(returned)} results, the reference {len(names)}: {', '.join(names)}")
-        returned = dict(zip(names, returned, strict=False))
-    return results(returned)
-
-
-def _absent(case, first):
-    missing = [name for name in _expected(case) if name not in first]
-    return f"returns no {', '.join(missing)}" if missing else ""
+        wanted = results(function_named(case.function)(**case.arguments))
+    return tuple(name for name in wanted if first.get(name) is None)
 
 
 def _failed(case, failure):
@@ -327,9 +317,11 @@ def diagnosis(case: CheckCase, wrong: Comparison) -> tuple[str, str]:
     """The name of what is different, and the clause that it breaks."""
     best = next((e for e in wrong.explanations if e.fit <= FITS), None)
     if best is None:
-        kind = {"special values": "unexplained NaN or infinity", "shape": "wrong shape"}.get(
-            wrong.verdict, "unexplained difference"
-        )
+        kind = {
+            "special values": "unexplained NaN or infinity",
+            "shape": "wrong shape",
+            MISSING: "gradient/missing",
+        }.get(wrong.verdict, "unexplained difference")
         return kind, case.clauses[0]
     if best.variant is None:
         return best.name if best.name == SMALL_VALUES else f"precision {best.name}", case.clauses[0]

@@ -12,12 +12,13 @@ from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, e
 from refattn.testing.distances import ratio, same
 from refattn.testing.inexact import unrounded, with_rounded
 from refattn.testing.profiles import PROFILES, Profile, profile
-from refattn.testing.reference import in_float64, name_of, to_numpy
+from refattn.testing.reference import in_float64, name_of, oracle, to_numpy
+from refattn.testing.returned import GRADIENTS, by_name, given_as_array, is_none
 from refattn.testing.rounding import ulp
 from refattn.testing.rows import described
 from refattn.testing.spread import says_nothing
-from refattn.testing.vectors import results
 
+MISSING = "missing"  # the verdict on a gradient that was returned as None
 TIERS = ("auto", "hard", "statistical")
 _SHOWN = 6  # so many names of variants that cannot be told apart stand in a message
 _NEAR = 10.0  # a variant that lies so many bounds away is the nearest of those that are there, and no hint
@@ -35,7 +36,9 @@ class Comparison:
     ----------
     function, result, precision : str
         'attention', 'out', 'bfloat16'.
-    verdict : {"equal", "within statistical", "within hard", "outside", "special values", "shape", "cannot be judged"}
+    verdict : str
+        'equal', 'within statistical', 'within hard'; 'outside', 'special values', 'shape', 'missing', 'cannot be judged'.
+        missing: a gradient that was returned as None;
         cannot be judged: inside a bound that is wider than the values are apart, and outside that of float32.
     hard, statistical : float
         The largest error in units of either bound; statistical is NaN where that tier does not apply.
@@ -93,6 +96,10 @@ class Comparison:
 
     def _lines(self):
         head = self.function if self.result == "out" else f"{self.function} ({self.result})"
+        if self.verdict == MISSING:
+            return [
+                f"{head}: None is returned for this gradient, and it has one, of shape {self.want}: its input was given."
+            ]
         if self.verdict == "shape":
             lines = [f"{head}: the result has shape {self.got}, it must have {self.want}."]
             best = self.explanations[0] if self.explanations else None
@@ -196,8 +203,10 @@ def compare(
     Parameters
     ----------
     actual : array, tuple or dict of arrays
-        What the kernel returned, of any framework; (out, lse) where the reference returns both. A dict may hold some
-        of the results, by name: the stages that a kernel exposes, the gradients that it has.
+        What the kernel returned, of any framework; (out, lse) where the reference returns both. Gradients in a tuple or
+        list stand in the reference's order: those that it returns here, or all that it knows, with None for inputs that
+        were not given; None for an array that was given is a failure. A dict may hold some of the results, by name: the
+        stages that a kernel exposes, the gradients that it has.
     function : callable or str
         The reference function.
     *args, **kwargs
@@ -225,19 +234,28 @@ def compare(
         raise ValueError(f"tier is {tier!r}; it must be one of {', '.join(TIERS)}")
     name = name_of(function)
     args, kwargs = in_float64(args), in_float64(kwargs)
-    got = {key: to_numpy(x) for key, x in results(actual).items()}
     with np.errstate(all="ignore"):
+        named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
-    missing = [key for key in bounds if key not in got]
-    if missing and not (isinstance(actual, dict) and len(missing) < len(bounds)):
+    got = {key: None if x is None else to_numpy(x) for key, x in named.items()}
+    gradients = name.endswith(GRADIENTS)
+    needed = [key for key in bounds if not gradients or given_as_array(name, key, args, kwargs)]
+    none = [key for key in needed if is_none(key, got)]
+    missing = [key for key in needed if key not in got and key not in none]
+    if missing and not (isinstance(actual, dict) and any(key in got for key in bounds)):
         raise Incomplete(
             f"{name} returns {', '.join(bounds)} here, the given result has only {', '.join(got) or 'nothing'}"
         )
-    found = [_compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs)) for key in bounds if key in got]
+    found = [
+        _compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs))
+        for key in bounds
+        if got.get(key) is not None
+    ]
+    lacking = [_missing(name, key, bounds[key], chosen) for key in none]
     if not explain or all(c.ok for c in found):
-        return found
+        return [*found, *lacking]
     if reason := _unrounded(actual, name, args, kwargs, chosen, tier):
-        return [c if c.ok else replace(c, reason=reason) for c in found]
+        return [*(c if c.ok else replace(c, reason=reason) for c in found), *lacking]
     judgements = [
         Judged(
             name, c.result, _numbers(got[c.result]), _numbers(bounds[c.result].value), _limit(bounds[c.result], c),
@@ -246,7 +264,7 @@ def compare(
         for c in found
     ]  # fmt: skip
     causes = explanations(judgements) if any(c.verdict != "cannot be judged" for c in found if not c.ok) else {}
-    return [c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found]
+    return [*(c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found), *lacking]
 
 
 def _limit(b, comparison):
@@ -261,7 +279,7 @@ def _unrounded(actual, name, args, kwargs, chosen, tier) -> str:
         return ""
     args, kwargs = with_rounded(name, args, kwargs, chosen)
     again = compare(actual, name, *args, precision=chosen, tier=tier, explain=False, **kwargs)
-    if not all(c.ok for c in again):
+    if not all(c.ok for c in again if c.verdict != MISSING):
         return ""
     verb = "is" if len(names) == 1 else "are"
     return (
@@ -306,6 +324,14 @@ def assert_matches(
 def _numbers(x):
     """A result as float64, truth values and integers too."""
     return np.asarray(x).astype(np.float64)
+
+
+def _missing(name, key, limits, chosen) -> Comparison:
+    """A gradient that was returned as None, though its input was given."""
+    return Comparison(
+        name, key, chosen.name, MISSING, size=limits.value.size, outside=limits.value.size, want=limits.value.shape,
+        hard=np.inf,
+    )  # fmt: skip
 
 
 def _compare(name, key, got, limits, chosen: Profile, tier, of_call) -> Comparison:

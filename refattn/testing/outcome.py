@@ -15,6 +15,8 @@ from refattn.testing.names import function_named
 from refattn.testing.stages import Stage
 
 STATUSES = ("holds", "broken", "known", "unsupported", "unjudged")
+# Of gradients that some implementations leave out, the clause about them; any other belongs to every clause of a case.
+_OWN_CLAUSE = {"scale": "GRAD-SCALE", "bias": "GRAD-BIAS", "sinks": "GRAD-SINK"}
 _TEXTS = 8  # so many texts of refusals of one function stand apart; the rest stand together
 
 
@@ -65,7 +67,7 @@ class Result:
     raised : str
         The exception with which the input was refused, rightly or wrongly.
     lacks : tuple of str
-        The results that were not returned and so not judged: the clauses of such a case are not held by it.
+        The results that were not returned and so not judged, of a case that holds otherwise.
     comparisons : tuple of Comparison
     stages : tuple of Stage
         Of a broken attention whose implementation exposes some, how each compares.
@@ -81,6 +83,12 @@ class Result:
     lacks: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     stages: tuple[Stage, ...] = ()
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """The clauses of a case that holds about which it says nothing, because results were not returned."""
+        own = [_OWN_CLAUSE.get(name) for name in self.lacks]
+        return self.case.clauses if None in own else tuple(clause for clause in own if clause)
 
     @property
     def worst(self) -> float | None:
@@ -119,14 +127,14 @@ class Report:
     def by_clause(self) -> dict[str, dict[str, int]]:
         """Clause -> status -> number of cases.
 
-        A failure counts against the clause that it breaks. A case of which not every result was returned holds, but
-        holds up no clause: there it counts as not supported.
+        A failure counts against the clause that it breaks. A case holds up no clause about a result that was not
+        returned: there it counts as not supported.
         """
         table: dict[str, dict[str, int]] = {}
         for result in self.results:
             for clause in (result.clause,) if result.clause else result.case.clauses:
                 row = table.setdefault(clause, dict.fromkeys(STATUSES, 0))
-                row["unsupported" if result.status == "holds" and result.lacks else result.status] += 1
+                row["unsupported" if clause in result.untold else result.status] += 1
         return dict(sorted(table.items()))
 
     def deviations(self, *statuses: str) -> dict[tuple[str, str], list[Result]]:

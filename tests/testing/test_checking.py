@@ -477,3 +477,54 @@ def test_a_result_that_is_no_array_is_the_wrong_kind_of_result(result, layout):
     found = check(lambda q, k, v, mask=None, **options: result, only="attention.self.p*", layout=layout)
     for deviations in (report.deviations(), found.deviations()):
         assert {name for _, name in deviations} <= {"wrong kind of result", "wrong shape"}
+
+
+def gains(change):
+    """rms_norm_vjp with another container or content."""
+    return lambda *args, **options: change(refattn.rms_norm_vjp(*args, **options))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda g: g._replace(gamma=None),
+        lambda g: {"x": g.x, "gamma": None},
+        lambda g: (g.x, None),
+        lambda g: [g.x, None],
+        lambda g: (None, g.gamma),
+        lambda g: (None, None),
+    ],
+)
+def test_none_for_the_gradient_of_what_was_given_is_missing(change):
+    report = check(gains(change), "rms_norm_vjp", layout="reference", effort="smoke")
+    assert {name for _, name in report.deviations()} == {"gradient/missing"}
+    assert not any(n["holds"] for n in report.by_clause().values())
+    assert "None is returned for this gradient, and it has one, of shape (" in reports.as_text(report)
+
+
+@pytest.mark.parametrize("change", [lambda g: {"x": g.x}, lambda g: (g.x,), lambda g: [g.x]])
+def test_a_gradient_that_is_not_returned_is_not_supported_and_holds_no_clause(change):
+    report = check(gains(change), "rms_norm_vjp", effort="smoke")
+    assert not report.deviations()
+    assert all(r.lacks == ("gamma",) for r in report.results)
+    assert not any(n["holds"] for n in report.by_clause().values())
+    assert "rms_norm_vjp: returns no gamma" in reports.as_text(report)
+    assert not check(gains(lambda g: {"x": 2 * g.x}), "rms_norm_vjp", effort="smoke").ok, "what it returns is judged"
+
+
+def test_wrong_numbers_say_more_than_a_missing_gradient():
+    report = check(gains(lambda g: (-g.x, None)), "rms_norm_vjp", effort="smoke")
+    assert not {name for _, name in report.deviations()} & {"gradient/missing"}
+
+
+def test_the_scale_need_have_no_gradient_and_only_its_clause_is_not_held():
+    def kernel(*args, **options):
+        q, k, v, bias, sinks, _ = refattn.attention_vjp(*args, **options)
+        return q, k, v, bias, sinks, None
+
+    report = check(kernel, "attention_vjp", effort="smoke")
+    assert report.ok, reports.as_text(report)
+    clauses = report.by_clause()
+    assert clauses["GRAD-EXACT"]["holds"] > 5
+    assert clauses["GRAD-BIAS"]["holds"] > 0
+    assert clauses["GRAD-SCALE"]["holds"] == 0 < clauses["GRAD-SCALE"]["unsupported"]

@@ -246,3 +246,43 @@ def test_of_a_large_problem_one_head_is_explained(monkeypatch, function, mask):
 
 def variants_of(function):
     return {v.name: v for v in variants(function)}
+
+
+def test_gradients_may_be_a_tuple_a_list_or_a_tuple_with_names_of_its_own():
+    import collections
+
+    draw = np.random.default_rng(5)
+    q, k, v = draw.normal(size=(3, 2, 4, 8))
+    bias = draw.normal(size=(4, 4))
+    given = (v, q, k, v)
+    g = refattn.attention_vjp(*given, bias=bias)
+    own = collections.namedtuple("own", "dq dk dv dbias")
+    for right in (
+        g, (g.q, g.k, g.v, g.bias), [g.q, g.k, g.v, g.bias, g.scale], (g.q, g.k, g.v, g.bias, None, None),
+        own(g.q, g.k, g.v, g.bias), {"q": g.q},
+    ):  # fmt: skip
+        assert_matches(right, refattn.attention_vjp, *given, bias=bias, precision="float64")
+    plain = refattn.attention_vjp(*given)
+    assert_matches((plain.q, plain.k, plain.v, None, None), refattn.attention_vjp, *given, precision="float64")
+    for wrong in ((g.k, g.q, g.v, g.bias), own(g.q, g.k, g.q, g.bias)):
+        with pytest.raises(AssertionError, match="lie outside"):
+            assert_matches(wrong, refattn.attention_vjp, *given, bias=bias, precision="float64")
+    with pytest.raises(AssertionError, match=r"attention_vjp \(bias\): None is returned for this gradient"):
+        assert_matches((g.q, g.k, g.v, None), refattn.attention_vjp, *given, bias=bias, precision="float64")
+    with pytest.raises(ValueError, match="returns q, k, v, bias, scale here, the given result has only q, k, v"):
+        assert_matches((g.q, g.k, g.v), refattn.attention_vjp, *given, bias=bias, precision="float64")
+    for many in ((*g, g.q), (g.q, g.k, g.v, g.bias, g.sinks, g.q, g.q)):
+        with pytest.raises(ValueError, match="results, the reference 5: q, k, v, bias, scale"):
+            assert_matches(many, refattn.attention_vjp, *given, bias=bias, precision="float64")
+
+
+def test_gradients_of_parameters_are_named_through():
+    draw = np.random.default_rng(6)
+    x, w_in, w_out = draw.normal(size=(3, 4)), draw.normal(size=(4, 6)), draw.normal(size=(6, 4))
+    params = refattn.FeedForwardParams(w_in, None, w_out, None)
+    g = refattn.feed_forward_vjp(x, x, params)
+    call = (refattn.feed_forward_vjp, x, x, params)
+    for right in (g, (g.x, g.params), (g.x, tuple(part for part in g.params if part is not None))):
+        assert_matches(right, *call, precision="float64")
+    with pytest.raises(AssertionError, match=r"\(params.w_out\): None is returned"):
+        assert_matches((g.x, None), *call, precision="float64")
