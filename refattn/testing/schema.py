@@ -72,7 +72,10 @@ def _refused(name):
 
 def short(value: Any, most: int = 60) -> str:
     """A value in a message: as Python writes it, and not at length."""
-    text = repr(value[: most + 1] if isinstance(value, str | list) else value)
+    try:
+        text = repr(value[: most + 1] if isinstance(value, str | list) else value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deep"
     return text if len(text) <= most else f"{text[:most]} ..."
 
 

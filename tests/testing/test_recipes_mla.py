@@ -284,12 +284,12 @@ def test_a_case_with_a_cache_runs_as_a_program_of_its_own():
 
 def test_arguments_can_be_written_for_another_program(tmp_path):
     """A kernel behind the line protocol gets weights, cache and rotation as named members."""
-    from refattn.testing.adapters.line_protocol import _write
+    from refattn.testing.adapters.line_files import write
 
     draw = Draw(np.random.default_rng(0), "float32")
     given = layer(draw, n=2)
     given["cache"] = held(draw, 5, given)
-    _write(tmp_path / "case.json", ATTEND, "float32", given)
+    write(tmp_path / "case.json", ATTEND, "float32", given)
     arguments = json.loads((tmp_path / "case.json").read_text())["arguments"]
     assert arguments["cache"]["latents"]["shape"] == [2, 5, 9]
     assert arguments["params"]["w_dkv"]["shape"] == [12, 13]

@@ -12,7 +12,7 @@ import numpy as np
 
 from refattn.attention import Dropout
 from refattn.masks import Mask
-from refattn.testing.adapters import Unsupported
+from refattn.testing.adapters import Failed, Unsupported
 from refattn.testing.reference import to_numpy
 
 
@@ -29,7 +29,7 @@ class AttentionCall(NamedTuple):
     mask, bias : array of four axes or None
         The rest of the mask, and the bias, of sizes that broadcast to (B, H, N, M).
     restore : callable
-        Brings a result (B, H, ...) back to the leading axes of the call.
+        Brings a result (B, H, ...) back to the leading axes of the call; Failed where it has other first axes.
     """
 
     q: np.ndarray
@@ -84,8 +84,13 @@ def attention_call(
         dense = None if rest is None else rest.dense(n, m, q_positions=q_positions, k_positions=k_positions)
     lead = _lead(q, k, v, dense, bias, grouped)
     heads = lead if len(lead) else (1,)
+    flat = (math.prod(heads[:-1]), heads[-1])
 
     def restore(result):
+        if tuple(result.shape[:2]) != flat:  # no ValueError: it would count as a refusal
+            raise Failed(
+                "wrong shape", f"a result has shape {tuple(result.shape)}; its first axes must be (B, H) = {flat}"
+            )
         return np.reshape(result, (*lead, *result.shape[2:]))
 
     kv_heads = (*heads[:-1], k.shape[-3] if k.ndim > 2 else 1) if grouped else heads
@@ -169,7 +174,7 @@ def four_axes(call, swap=False):
     """
 
     def turn(x):
-        return np.ascontiguousarray(np.swapaxes(x, 1, 2)) if swap else x
+        return np.ascontiguousarray(np.swapaxes(x, 1, 2)) if swap and x.ndim == 4 else x
 
     @functools.wraps(call)
     def wrapped(q, k, v, mask=None, *, bias=None, sinks=None, dropout=None, q_positions=None, k_positions=None, **rest):
