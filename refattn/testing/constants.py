@@ -74,6 +74,45 @@ def constants(judged, ratio) -> list[Variant]:
     return found
 
 
+# --- a constant in the log-sum-exp ----------------------------------------------------------------------------------
+
+
+def of_lse(judged) -> list[Variant]:
+    """The variant that adds to the log-sum-exp what was added, where that is one constant."""
+    known = [v for v in variants(judged.function) if v.name == "lse/constant_added"]
+    usable = np.isfinite(judged.got) & np.isfinite(judged.want)
+    if judged.result != "lse" or not known or np.sum(usable) < _FEW:
+        return []
+    off = (judged.got - judged.want)[usable]
+    constant = float(np.median(off))
+    if np.any(np.abs(off - constant) > _NEAR * judged.limit[usable]):
+        return []
+    attend = function_named(judged.function)
+
+    def call(*args, **kwargs):
+        out, lse = attend(*args, **kwargs)
+        return out, lse + constant
+
+    arguments = _bound(attend, judged.args, judged.kwargs)
+    said = f"{known[0].meaning} The constant is {constant:.6g}{_in_words(constant, arguments)}."
+    return [dataclasses.replace(known[0], call=call, meaning=said, value=constant)]
+
+
+def _in_words(constant, arguments) -> str:
+    """Which logarithm a constant is, if it is a usual one."""
+    q, k = arguments["q"], arguments["k"]
+    sizes = {"2": 2.0, "D": q.shape[-1], "N": q.shape[-2], "M": k.shape[-2], "√D": math.sqrt(q.shape[-1])}
+    if arguments.get("scale"):
+        sizes["scale"] = abs(arguments["scale"])
+    if arguments.get("dropout") is not None:
+        sizes["(1 - rate)"] = 1.0 - arguments["dropout"][1]
+    for name, size in sizes.items():
+        for sign, word in ((1.0, ""), (-1.0, "-")):
+            if size > 0 and math.isclose(constant, sign * math.log(size), rel_tol=1e-4) and size != 1:
+                return f", {word}log {name}"
+    return ""
+
+
 # --- the numbers of a call ------------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,12 @@ the value that was found.
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 
+from refattn.masks import Mask
+from refattn.testing.constants import of_lse
 from refattn.testing.narrowing import Rows, few_rows
 from refattn.testing.variants import Family, NotApplicable, Variant, families, variants
 from refattn.testing.variants.attention import evaluate
@@ -26,12 +30,14 @@ def settled(judged, ratio) -> list[Variant]:
     ratio : array
         How far each element of the result is off, in units of its bound.
     """
-    found = {}
+    found = _of_masks(judged) if judged.function == "Mask.dense" else {}
     rows = few_rows(judged, ratio) if judged.got.shape == judged.want.shape else None
     if rows is not None:
         for family, make in families(judged.function):
             if members := _members(family, rows, judged):
                 found[family.example.name] = [make(v) for v in members]
+        if members := of_lse(judged):
+            found[members[0].name] = members
     return [v for own in variants(judged.function) for v in found.get(own.name, [own])]
 
 
@@ -43,7 +49,7 @@ def _members(family: Family, rows: Rows, judged) -> list[Variant]:
     n, m = np.shape(given["q"])[-2], np.shape(given["k"])[-2]
     positions = {name: given.get(name) for name in ("q_positions", "k_positions")}
     alike: list[tuple[float, np.ndarray, list]] = []
-    for value in family.values(n, m)[: 7 if n * m > _MANY else None]:
+    for value in family.values(n, m, given.get("mask"))[: 7 if n * m > _MANY else None]:
         try:
             if family.masked is None:
                 got = family.build(value)(rows.q, rows.k, rows.v, rows.seen, **rows.options)
@@ -64,7 +70,25 @@ def _members(family: Family, rows: Rows, judged) -> list[Variant]:
         else:
             alike.append((off, got, [value]))
     alike.sort(key=lambda a: a[0])
-    return [family.member(values[0], values[1:]) for _, _, values in alike[:_MEMBERS]]
+    return [family.member(values[0], values[1:], given.get("mask")) for _, _, values in alike[:_MEMBERS]]
+
+
+def _of_masks(judged) -> dict[str, list[Variant]]:
+    """The members of families of masks that are what was returned."""
+    arguments = inspect.signature(Mask.dense).bind(*judged.args, **judged.kwargs).arguments
+    mask, found = arguments["self"], {}
+    for family, _ in families("Mask.dense"):
+        values = [x for x in family.values(arguments["n"], arguments["m"], mask) if _is(family.build(x), judged)]
+        if values:
+            found[family.example.name] = [family.member(values[0], values[1:], mask)]
+    return found
+
+
+def _is(call, judged) -> bool:
+    try:
+        return np.array_equal(call(*judged.args, **judged.kwargs), judged.got)
+    except NotApplicable:
+        return False
 
 
 def _off(rows, value) -> float:

@@ -96,6 +96,7 @@ ATTENTION = [
         small("basic"),
         clauses=["GRAD-EXACT", "GRAD-SCALE"],
         flags=["Basic", "Gradient"],
+        catches=["gradient/causal_assumed"],
     ),
     Case(
         "attention_vjp.values.0001",
@@ -245,7 +246,12 @@ ATTENTION = [
         },
         clauses=["GRAD-SINK", "GRAD-LSE", "GRAD-EMPTY"],
         flags=["Gradient", "Sink", "EmptyRow", "LseGradient"],
-        catches=["gradient/k_scaled_twice", "gradient/lse_with_sink", "gradient/empty_row_nan"],
+        catches=[
+            "gradient/k_scaled_twice",
+            "gradient/lse_with_sink",
+            "gradient/empty_row_nan",
+            "gradient/sink_gate_constant",
+        ],
     ),
     Case(
         "attention_vjp.sink.0002",
@@ -460,7 +466,7 @@ HEADS = [
         },
         clauses=["GRAD-MHA", "GRAD-GROUP", "GRAD-LINEAR"],
         flags=["Gradient", "PackedWeights"],
-        catches=["gradient/queries_only"],
+        catches=["gradient/queries_only", "gradient/biases_ignored"],
         comment="The one sequence asks and is asked: both parts of its gradient add up.",
     ),
     Case(
@@ -595,6 +601,8 @@ PIECES = [
             "gradient/layer_norm_variance_constant",
             "gradient/layer_norm_gain_forgotten",
             "gradient/layer_norm_eps_default",
+            "gradient/gain_ignored",
+            "gradient/offset_ignored",
         ],
     ),
     Case(
@@ -629,7 +637,7 @@ PIECES = [
         {**rows("rms", 2, 3, 4), "gamma": gains("rms", 4), "eps": 0.25},
         clauses=["GRAD-RMSNORM"],
         flags=["Basic", "Gradient", "Epsilon"],
-        catches=["gradient/rms_norm_constant", "gradient/rms_norm_centred"],
+        catches=["gradient/rms_norm_constant", "gradient/rms_norm_centred", "gradient/gain_ignored"],
     ),
     Case(
         "rms_norm_vjp.offset.0001",
@@ -666,7 +674,7 @@ PIECES = [
         },
         clauses=["GRAD-LINEAR"],
         flags=["Basic", "Gradient"],
-        catches=["gradient/mean_over_tokens", "gradient/first_sequence_only"],
+        catches=["gradient/mean_over_tokens", "gradient/first_sequence_only", "gradient/bias_ignored"],
     ),
     Case(
         "feed_forward_vjp.basic.0001",
@@ -678,7 +686,7 @@ PIECES = [
         },
         clauses=["GRAD-FFN", "GRAD-LINEAR"],
         flags=["Gradient"],
-        catches=["gradient/activation_forgotten"],
+        catches=["gradient/activation_forgotten", "gradient/biases_ignored"],
     ),
     Case(
         "feed_forward_vjp.gelu.0001",
@@ -704,7 +712,7 @@ PIECES = [
         },
         clauses=["GRAD-GLU", "GRAD-LINEAR"],
         flags=["Gradient"],
-        catches=["gradient/gate_and_up_exchanged", "gradient/gate_constant"],
+        catches=["gradient/gate_and_up_exchanged", "gradient/gate_constant", "gradient/biases_ignored"],
     ),
     Case(
         "rope_vjp.basic.0001",

@@ -205,7 +205,8 @@ CASES = [
     # --- combinations ---
     case(
         "algebra.0001", any_of(all_of(CAUSAL, window(2, None)), global_tokens(0)), 6, 9, ["MASK-ALGEBRA", "MASK-ALIGN"],
-        ["MaskAlgebra"], ["causal/top_left", "window/top_left", "window/none_is_minus_one", "causal/ignored"],
+        ["MaskAlgebra"], ["causal/top_left", "window/top_left", "window/none_is_minus_one", "causal/ignored",
+                         "combination/part_restricts_all", "combination/and_or_exchanged"],
     ),
     case(
         "algebra.0002", all_of(window(2, 0), prefix(3)), 7, 7, ["MASK-ALGEBRA"], ["MaskAlgebra"],
@@ -213,7 +214,8 @@ CASES = [
     ),
     case(
         "algebra.0003", all_of(CAUSAL, padding(whole([[6], [4], [3]]))), 4, 6, ["MASK-ALGEBRA", "MASK-DATA"],
-        ["MaskAlgebra", "MaskData"], ["causal/lost_with_mask", "mask/lost_with_causal", "combination/last_wins"],
+        ["MaskAlgebra", "MaskData"], ["causal/lost_with_mask", "mask/lost_with_causal", "combination/last_wins",
+                                     "combination/part_dropped"],
     ),
     case(
         "algebra.0004", all_of(EVERYTHING, no({"rule": "block", "size": 2})), 3, 5, ["MASK-ALGEBRA"], ["MaskAlgebra"],
@@ -225,6 +227,12 @@ CASES = [
                [0, 1, 0, 1, 1]])}),
         2, 5, ["MASK-ALGEBRA", "MASK-DATA"], ["MaskAlgebra", "MaskData"], ["data/first_entry", "documents/contiguous"],
         "Prefixes for batch and heads (2, 3), documents for heads (3,).",
+    ),
+    case(
+        "algebra.0006", all_of(any_of(CAUSAL, {"rule": "documents", "ids": [7, 8, 1, 1, 1, 1, 1, 9, 0]}), window(3, 3)), 9, 9,
+        ["MASK-ALGEBRA"], ["MaskAlgebra"],
+        ["combination/part_escapes", "combination/part_dropped", "combination/and_or_exchanged"],
+        "Five tokens of an image see each other both ways, text sees what came before, and a window cuts both.",
     ),
     case(
         "data.0001", padding(whole([[1, 4], [2, 3]])), 3, 4, ["MASK-DATA"], ["MaskData"], ["data/batch_on_heads"],

@@ -429,7 +429,7 @@ CASES = [
         {"x": ROWS, "positions": FAR, "scaling": LONG_SHORT},
         ["ROPE-LONGROPE"],
         ["LengthDependent"],
-        ["rope/scaling_ignored", "yarn/no_attention_factor"],
+        ["rope/scaling_ignored", "yarn/no_attention_factor", "longrope/long_factors_always"],
         comment="As long as the original: the short list still holds, and the attention factor too.",
     ),
     # --- ALiBi

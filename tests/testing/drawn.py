@@ -64,12 +64,14 @@ def _rules(d, b, n, m, h=1):
         "two sequences": masks.documents(d.integers(0, 2, (m,)), d.integers(0, 2, (m,))),
         "of heads": masks.padding(d.integers(1, m, lead)),
         "packed": masks.documents(ids) & masks.causal(),
+        "images": (masks.causal() | masks.documents(ids)) & masks.window(reach, reach),
+        "or and": masks.global_tokens(tokens) | masks.causal() & masks.window(reach, 0),
         "not": masks.causal() & ~masks.window(1, 0),
         "tree": masks.tree(parents, prefix=prefix),
     }
 
 
-_NEED_DATA = ("documents", "packed", "returning", "two sequences")  # for every position, also those below 0
+_NEED_DATA = ("documents", "packed", "returning", "two sequences", "images")  # for every position, also those below 0
 
 
 def _mask(d, b, h, n, m):

@@ -99,6 +99,42 @@ def test_a_family_is_registered_by_one_example():
         assert {f.example.name for f, _ in families(function)} <= listed
 
 
+# --- combinations ---------------------------------------------------------------------------------------------------
+
+IMAGE = masks.documents([10, 11, 1, 1, 1, 1, 1, 1, 12, 2, 2, 13])
+BOTH_WAYS = (masks.causal() | IMAGE) & masks.window(3, 3)
+COMBINED = [
+    (BOTH_WAYS, (masks.causal() & masks.window(3, 3)) | IMAGE, "combination/part_escapes", "documents(...)"),
+    (BOTH_WAYS, masks.causal() & masks.window(3, 3), "combination/part_dropped", "documents("),
+    (BOTH_WAYS, IMAGE & masks.window(3, 3), "combination/part_dropped", "causal()"),
+    (BOTH_WAYS, (masks.causal() & IMAGE) & masks.window(3, 3), "combination/and_or_exchanged", "causal() | documents(...)"),
+    (masks.global_tokens([4]) | masks.causal() & masks.block(3), (masks.global_tokens([4]) | masks.causal())
+     & masks.block(3), "combination/part_restricts_all", "block(size=3)"),
+    (IMAGE & masks.prefix(4), IMAGE, "combination/part_dropped", "prefix(lengths=4)"),
+    (~(IMAGE & masks.block(3)), ~IMAGE, "combination/part_dropped", "block(size=3)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "wrong", "name", "part"), COMBINED)
+def test_the_part_of_a_mask_that_is_lost_or_moved_is_found(right, wrong, name, part):
+    given = inputs(11, 12, 12)
+    (c,) = compare(refattn.attention(**given, mask=wrong), "attention", mask=right, **given)
+    alike = {e.name: e.variant.meaning for e in c.explanations if e.fit <= FITS}
+    assert part in alike[name]
+    assert c.explanations[0].name in (name, "window/right_ignored")  # which is the same as to drop the documents here
+    (c,) = compare(wrong.dense(12, 12), "Mask.dense", self=right, n=12, m=12)
+    alike = {e.name: e.variant.meaning for e in c.explanations if e.fit <= FITS}
+    assert part in alike[name]
+
+
+def test_more_particular_names_come_before_that_of_a_part():
+    given = inputs(12, 12, 12)
+    both = masks.causal() & masks.documents([0] * 5 + [1] * 7)
+    for wrong, name in ((both.parts[1], "causal/lost_with_mask"), (both.parts[0], "documents/ignored")):
+        (e,) = first_of(refattn.attention(**given, mask=wrong), "attention", mask=both, **given)
+        assert e.name == name
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -179,3 +215,11 @@ def test_a_right_result_with_noise_has_no_other_number():
     noise = 1.0 + 1e-3 * np.random.default_rng(9).normal(size=(2, 7, 4)).astype(np.float32)
     for c in compare(refattn.attention(*QKV) * noise, refattn.attention, *QKV):
         assert not [e.name for e in c.explanations if e.fit <= FITS and e.name.endswith("/other")]
+
+
+@pytest.mark.parametrize(("added", "said"), [(np.log(2.0), "log 2"), (-np.log(20), "-log M"), (0.321, "0.321")])
+def test_a_constant_in_the_log_sum_exp_is_found(added, said):
+    out, lse = refattn.attention(*QKV, return_lse=True)
+    c = compare((out, (lse + added).astype(np.float32)), refattn.attention, *QKV, return_lse=True)[1]
+    assert c.explanations[0].name == "lse/constant_added"
+    assert said in c.explanations[0].variant.meaning

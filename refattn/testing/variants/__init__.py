@@ -86,9 +86,9 @@ class Family:
     build : callable
         From a value to the call of a member.
     values : callable
-        From the numbers of queries and keys to the values that are tried.
-    unit : str
-        How a value is said: 'The tile has {} keys.'
+        From the numbers of queries and keys and the mask to the values that are tried.
+    unit : str or callable
+        How a value is said: 'The tile has {} keys.'; or what says it, from a value and the mask.
     masked : callable, optional
         For members that only change who sees whom: from a value to a function of mask, n, m and positions that returns
         the array of truth values.
@@ -97,13 +97,14 @@ class Family:
     example: Variant
     build: Callable
     values: Callable
-    unit: str
+    unit: str | Callable
     masked: Callable | None = None
 
-    def member(self, value, others=()) -> Variant:
-        """The variant with one value; `others` are values that would do as well."""
-        meaning = f"{self.example.meaning} {self.unit.format(_said(value))}"
-        if others:
+    def member(self, value, others=(), mask=None) -> Variant:
+        """The variant with one value, for a mask; `others` are values that would do as well."""
+        said = self.unit(value, mask) if callable(self.unit) else self.unit.format(_said(value))
+        meaning = f"{self.example.meaning} {said}"
+        if others and not callable(self.unit):
             more = f" and {len(others) - _SAID} more" if len(others) > _SAID else ""
             meaning += f" These inputs do not tell it from {', '.join(map(_said, others[:_SAID]))}{more}."
         return replace(self.example, call=self.build(value), meaning=meaning, value=value, others=tuple(others))

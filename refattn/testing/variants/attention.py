@@ -357,6 +357,9 @@ def mask_multiplies(q, k, v, mask=None, **options):
 )
 def mask_batch_on_heads(q, k, v, mask=None, **options):
     """A mask for each batch entry is laid over the heads."""
+    if isinstance(mask, masks.Mask):
+        given = {name: options.pop(name, None) for name in ("q_positions", "k_positions")}
+        mask = evaluated(mask, q.shape[-2], k.shape[-2], **given)
     if not isinstance(mask, np.ndarray) or mask.ndim != 4 or q.ndim != 4 or mask.shape[1] != 1 or mask.shape[0] == 1:
         raise NotApplicable
     over_heads = np.take(mask[:, 0], np.arange(q.shape[1]) % mask.shape[0], axis=0)

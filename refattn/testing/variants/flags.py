@@ -7,7 +7,7 @@ import numpy as np
 from refattn import masks
 from refattn.testing.variants import NotApplicable, variant
 from refattn.testing.variants.attention import evaluate
-from refattn.testing.variants.masks import holds, replaced
+from refattn.testing.variants.masks import evaluated, holds, replaced
 
 
 def _needs(*conditions):
@@ -114,6 +114,14 @@ def mask_top_left(q, k, v, mask=None, *, q_positions=None, **options):
     return evaluate(q, k, v, mask, q_positions=np.arange(q.shape[-2]), **options)
 
 
+@variant("mask/offset_negated", "ATTN-ALIGN", "attention", seen=["memory-efficient-attention-pytorch"])
+def mask_offset_negated(q, k, v, mask=None, *, q_positions=None, **options):
+    """Query i sits at position i - (M - N) instead of i + (M - N): the offset has the wrong sign."""
+    _needs(isinstance(mask, masks.Mask), q_positions is None, q.shape[-2] != k.shape[-2])
+    offset = k.shape[-2] - q.shape[-2]
+    return evaluate(q, k, v, mask, q_positions=np.arange(q.shape[-2]) - offset, **options)
+
+
 @variant("window/lost_alone", "ATTN-MASK", "attention", seen=["jax-ml/jax#32300"])
 def window_lost_alone(q, k, v, mask=None, **options):
     """A window is ignored where no other rule goes with it."""
@@ -136,9 +144,18 @@ def _four(x):
     return isinstance(x, np.ndarray) and x.ndim == 4
 
 
+def _as_array(q, k, mask, options):
+    """The mask as a kernel gets it that takes arrays: rules in their dense form, positions having had their effect."""
+    if not isinstance(mask, masks.Mask):
+        return mask
+    given = (options.pop(name, None) for name in ("q_positions", "k_positions"))
+    return evaluated(mask, q.shape[-2], k.shape[-2], **dict(zip(("q_positions", "k_positions"), given, strict=True)))
+
+
 @variant("mask/first_entry_for_all", "ATTN-BROADCAST", "attention", seen=["pytorch/pytorch#139462"])
 def mask_first_entry(q, k, v, mask=None, **options):
     """The mask of the first batch entry serves all of them."""
+    mask = _as_array(q, k, mask, options)
     _needs(isinstance(mask, np.ndarray), np.ndim(mask) > 2 and mask.shape[0] > 1)
     return evaluate(q, k, v, mask[:1], **options)
 
@@ -146,6 +163,7 @@ def mask_first_entry(q, k, v, mask=None, **options):
 @variant("mask/first_head_for_all", "ATTN-BROADCAST", "attention", seen=["ml-explore/mlx#2096"])
 def mask_first_head(q, k, v, mask=None, **options):
     """The mask of the first head serves all of them."""
+    mask = _as_array(q, k, mask, options)
     _needs(isinstance(mask, np.ndarray), np.ndim(mask) > 2 and mask.shape[-3] > 1)
     return evaluate(q, k, v, mask[..., :1, :, :], **options)
 
@@ -153,6 +171,7 @@ def mask_first_head(q, k, v, mask=None, **options):
 @variant("mask/first_query_for_all", "ATTN-BROADCAST", "attention")
 def mask_first_query(q, k, v, mask=None, **options):
     """The mask of the first query serves all of them, as a mask of keys would."""
+    mask = _as_array(q, k, mask, options)
     _needs(isinstance(mask, np.ndarray), np.ndim(mask) > 1 and mask.shape[-2] > 1)
     return evaluate(q, k, v, mask[..., :1, :], **options)
 
@@ -160,6 +179,7 @@ def mask_first_query(q, k, v, mask=None, **options):
 @variant("mask/tiled_over_heads", "ATTN-BROADCAST", "attention", seen=["lucidrains/graph-transformer-pytorch#2"])
 def mask_tiled(q, k, v, mask=None, **options):
     """Batch and heads are folded into one axis and masks tiled instead of repeated, so that sequences swap masks."""
+    mask = _as_array(q, k, mask, options)
     _needs(_four(mask) and mask.shape[1] == 1 and mask.shape[0] > 1, q.ndim == 4, q.shape[1] > 1)
     count = mask.shape[0]
     over = mask[np.arange(count * q.shape[1]) % count, 0].reshape(count, q.shape[1], *mask.shape[-2:])
@@ -169,6 +189,7 @@ def mask_tiled(q, k, v, mask=None, **options):
 @variant("mask/transposed", "ATTN-MASK", "attention", seen=["keras-team/keras-io#1046"])
 def mask_transposed(q, k, v, mask=None, **options):
     """The mask's axes of queries and keys are exchanged, which no shape shows where N = M."""
+    mask = _as_array(q, k, mask, options)
     _needs(isinstance(mask, np.ndarray), np.ndim(mask) > 1 and mask.shape[-1] == mask.shape[-2] > 1)
     return evaluate(q, k, v, np.swapaxes(mask, -1, -2), **options)
 

@@ -342,6 +342,20 @@ def sink_left_out(*args, sinks=None, **options):
     return evaluate(*args, sinks=sinks, softmax=softmax, **options)
 
 
+@variant("gradient/sink_gate_constant", "GRAD-SINK", "attention_vjp", seen=["pytorch/torchtitan#4796"])
+def sink_gate_constant(*args, sinks=None, **options):
+    """The sink multiplies the output by sigmoid(lse - sink), and what flows back through that lse is dropped: the sink
+    gets its gradient, queries and keys lack a part."""
+    _needs(sinks)
+
+    def of_ungated(p, d_p, undropped, d_out, out):
+        share = p.sum(axis=-1, keepdims=True)
+        return np.sum(p * d_p, axis=-1, keepdims=True) / np.where(share > 0, share, 1.0)
+
+    right = evaluate(*args, sinks=sinks, **options)
+    return evaluate(*args, sinks=sinks, delta=of_ungated, **options)._replace(sinks=right.sinks)
+
+
 # --- δ, the row sum -------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +434,19 @@ def mask_forgotten(d_out, q, k, v, mask=None, **options):
         raise NotApplicable
     everything = np.ones((q.shape[-2], k.shape[-2]), dtype=bool)
     return evaluate(d_out, q, k, v, mask, backward_mask=everything, delta=_from_output, **options)
+
+
+@variant(
+    "gradient/causal_assumed", "GRAD-MASK", "attention_vjp", seen=["triton-lang/triton#5660", "triton-lang/triton#4541"]
+)
+def causal_assumed(d_out, q, k, v, mask=None, **options):
+    """Without a mask backward is causal, forward is not: it makes the weights again from the log-sum-exp of all keys."""
+    if mask is not None or k.shape[-2] < 2 or not q.shape[-2]:
+        raise NotApplicable
+    backward = masks.causal().dense(
+        q.shape[-2], k.shape[-2], q_positions=options.get("q_positions"), k_positions=options.get("k_positions")
+    )
+    return evaluate(d_out, q, k, v, mask, backward_mask=backward, delta=_from_output, **options)
 
 
 @variant("gradient/causal_top_left", "GRAD-MASK", "attention_vjp")

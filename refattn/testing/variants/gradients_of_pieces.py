@@ -181,6 +181,60 @@ def rms_norm_offset_forgotten(d_out, x, gamma, *, eps=1e-6, axis=-1, unit_offset
     return rms_norm_vjp(d_out, x, gamma, eps=eps, axis=axis)
 
 
+@variant("gradient/gain_ignored", "GRAD-RMSNORM", "rms_norm_vjp", seen=["unslothai/unsloth#4533"])
+def rms_norm_gain_ignored(d_out, x, gamma, **options):
+    """The gain gets no gradient: zeros."""
+    return _zeroed(rms_norm_vjp(d_out, x, gamma, **options), "gamma")
+
+
+@variant("gradient/gain_ignored", "GRAD-LAYERNORM", "layer_norm_vjp", seen=["unslothai/unsloth#4533 (RMSNorm)"])
+def layer_norm_gain_ignored(d_out, x, gamma, beta=None, **options):
+    """The gain gets no gradient: zeros."""
+    return _zeroed(layer_norm_vjp(d_out, x, gamma, beta, **options), "gamma")
+
+
+@variant("gradient/offset_ignored", "GRAD-LAYERNORM", "layer_norm_vjp")
+def layer_norm_offset_ignored(d_out, x, gamma, beta=None, **options):
+    """The offset gets no gradient: zeros."""
+    return _zeroed(layer_norm_vjp(d_out, x, gamma, beta, **options), "beta")
+
+
+@variant("gradient/bias_ignored", "GRAD-LINEAR", "gradients.linear_vjp")
+def linear_bias_ignored(d_out, x, w, b=None):
+    """The bias gets no gradient: zeros."""
+    return _zeroed(linear_vjp(d_out, x, w, b), "b")
+
+
+@variant("gradient/biases_ignored", "GRAD-FFN", "feed_forward_vjp")
+def feed_forward_biases_ignored(d_out, x, params, **options):
+    """The biases get no gradient: zeros."""
+    found = feed_forward_vjp(d_out, x, params, **options)
+    return found._replace(params=_zeroed(found.params, "b_in", "b_out"))
+
+
+@variant("gradient/biases_ignored", "GRAD-GLU", "gated_feed_forward_vjp")
+def gated_feed_forward_biases_ignored(d_out, x, params, **options):
+    """The biases get no gradient: zeros."""
+    found = gated_feed_forward_vjp(d_out, x, params, **options)
+    return found._replace(params=_zeroed(found.params, "b_gate", "b_up", "b_out"))
+
+
+@variant("gradient/biases_ignored", "GRAD-MHA", "multi_head_attention_vjp")
+def multi_head_biases_ignored(d_out, x_q, x_kv, params, **options):
+    """The biases of the projections get no gradient: zeros."""
+    found = multi_head_attention_vjp(d_out, x_q, x_kv, params, **options)
+    names = [name for name in found.params._fields if name.startswith("b_")]
+    return found._replace(params=_zeroed(found.params, *names))
+
+
+def _zeroed(found, *names):
+    """Gradients, some of which are zeros."""
+    given = {name: 0.0 * getattr(found, name) for name in names if getattr(found, name, None) is not None}
+    if not given:
+        raise NotApplicable
+    return found._replace(**given)
+
+
 # --- activations and networks ---------------------------------------------------------------------------------------
 
 

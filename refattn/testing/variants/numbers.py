@@ -116,6 +116,13 @@ def softcap_scaled_twice(q, k, v, mask=None, *, softcap=None, scale=None, **opti
     return evaluate(q, k, v, mask, softcap=softcap, scale=scale, cap=again, **options)
 
 
+@variant("softcap/zero_flattens", "ATTN-SOFTCAP", "attention", seen=["Gemma 2 in transformers, eager"])
+def softcap_zero_flattens(q, k, v, mask=None, *, softcap=None, **options):
+    """A cap of 0 is applied as it stands: 0·tanh(s/0) makes every score 0, and NaN of a score of 0."""
+    _needs(softcap is not None and softcap == 0)
+    return evaluate(q, k, v, mask, scored=lambda s: 0.0 * np.tanh(s / 0.0), **options)
+
+
 # --- sinks ----------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +202,25 @@ def sink_value_of_first_key(q, k, v, mask=None, *, sinks=None, **options):
     return evaluate(q, k, v, mask, sinks=sinks, weigh=share, **options)
 
 
+@variant("sink/not_in_maximum", "ATTN-SINK", "attention", seen=["Dao-AILab/flash-attention#2752"])
+def sink_not_in_maximum(q, k, v, mask=None, *, sinks=None, **options):
+    """The sink joins the sum and the log-sum-exp after the maximum of the scores was taken: exp(sink - max) overflows
+    far above the scores, and the log-sum-exp of a row without keys is NaN."""
+    _needs(sinks is not None)
+    found = {}
+
+    def peak(m):
+        found["peak"] = m
+        return m
+
+    def joined(w, lse, z):
+        far = z - found["peak"] > 88.72  # where float32's exponential overflows
+        included = np.where(np.isneginf(found["peak"]), np.nan, np.where(far, np.inf, np.logaddexp(lse, z)))
+        return np.where(far, 0.0, w / (1.0 + np.exp(z - lse))), included
+
+    return evaluate(q, k, v, mask, sinks=sinks, peak=peak, sink=joined, **options)
+
+
 # --- dropout --------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +258,25 @@ def dropout_on_scores(q, k, v, mask=None, *, dropout=None, **options):
     return evaluate(q, k, v, mask, scored=lambda s: np.where(keep, s / (1.0 - rate), 0.0), **options)
 
 
+@variant("dropout/before_sum", "ATTN-DROPOUT", "attention", seen=["aws-neuron/nki-samples#80"])
+def dropout_before_sum(q, k, v, mask=None, *, dropout=None, sinks=None, **options):
+    """The sum of a row is taken after dropout: kept weights fill it up, and a row that kept no key is 0/0."""
+    _needs(dropout is not None)
+    keep, rate = np.asarray(dropout[0]), dropout[1]
+    values = np.where(np.isfinite(v), v, 0.0)
+
+    def summed(out, lse, weights, s):
+        m = _top(s)[..., None]
+        w = np.where(keep, np.exp(s - m) / (1.0 - rate), 0.0)
+        total = w.sum(axis=-1, keepdims=True)
+        p = w / total
+        if sinks is not None:
+            p = p / (1.0 + np.exp(np.asarray(sinks)[..., None, None] - np.log(total) - m))
+        return p @ values, lse
+
+    return evaluate(q, k, v, mask, finish=summed, **options)
+
+
 @variant("dropout/in_lse", "ATTN-LSE", "attention")
 def dropout_in_lse(q, k, v, mask=None, *, dropout=None, return_lse=False, **options):
     """The log-sum-exp is of the keys that dropout kept."""
@@ -244,6 +289,27 @@ def dropout_in_lse(q, k, v, mask=None, *, dropout=None, return_lse=False, **opti
             return out, np.where(np.isneginf(lse), -np.inf, lse + np.log(kept))
 
     return evaluate(q, k, v, mask, dropout=dropout, finish=of_kept, return_lse=True, **options)
+
+
+# --- narrow weights -------------------------------------------------------------------------------------------------
+
+
+@variant("weights/float8_without_prescale", "ATTN-OUT", "attention", seen=["flashinfer-ai/flashinfer#5020"])
+def weights_float8_without_prescale(q, k, v, mask=None, *, sinks=None, dropout=None, **options):
+    """Weights between 0 and 1 are rounded to float8 (e4m3) as they are, after their sum was taken: below 2^-10 they are
+    0 in the sum of values and count in the other."""
+    _needs(dropout is None)
+    values = np.where(np.isfinite(v), v, 0.0)
+
+    def rounded(out, lse, weights, s):
+        w = np.exp(s - _top(s)[..., None])
+        total = w.sum(axis=-1, keepdims=True)
+        out = round_to(w, "float8_e4m3fn") @ values / np.where(total == 0, 1.0, total)
+        if sinks is not None:
+            out = np.where(total == 0, 0.0, out / (1.0 + np.exp(np.asarray(sinks)[..., None, None] - lse[..., None])))
+        return out, lse
+
+    return evaluate(q, k, v, mask, finish=rounded, **options)
 
 
 # --- log-sum-exp ----------------------------------------------------------------------------------------------------
@@ -290,6 +356,12 @@ def lse_sum_only(*args, **kwargs):
 def lse_negated(*args, **kwargs):
     """The sign of the log-sum-exp is lost."""
     return _lse(lambda lse, s: -lse)(*args, **kwargs)
+
+
+@variant("lse/constant_added", "ATTN-LSE", "attention")
+def lse_constant_added(*args, **kwargs):
+    """The log-sum-exp is off by one and the same constant everywhere."""
+    return _lse(lambda lse, s: lse + _LN2)(*args, **kwargs)
 
 
 @variant("lse/bfloat16", "ATTN-LSE", "attention", seen=["jax.nn.dot_product_attention(return_residual=True)"])

@@ -388,6 +388,15 @@ def longrope_short_factors_always(x, positions, base=10000.0, layout="interleave
     return reference.rope(x, positions, base=base, layout=layout, rotary_dim=rotary_dim, scaling=short)
 
 
+@variant("longrope/long_factors_always", "ROPE-LONGROPE", "rope")
+def longrope_long_factors_always(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """The long list serves short sequences too."""
+    if not isinstance(scaling, LongRoPE) or scaling.length > scaling.original_length:
+        raise NotApplicable
+    long = scaling._replace(short_factors=scaling.long_factors)
+    return reference.rope(x, positions, base=base, layout=layout, rotary_dim=rotary_dim, scaling=long)
+
+
 @variant("yarn/high_end_of_pairs", "ROPE-YARN", "positions.rope_frequencies")
 def yarn_high_end_of_pairs(rotary_dim, base=10000.0, scaling=None):
     """The end of the ramp is held at R/2 - 1, the last index, instead of R - 1."""

@@ -44,17 +44,17 @@ def _dense_of(q, k, mask, options):
     return dense(mask, q.shape[-2], k.shape[-2], *given)
 
 
-def _of_keys(n, m):
+def _of_keys(n, m, mask=None):
     """Sizes of tiles of keys: a longer one does what the next above all keys does."""
     longest = min((t for t in SIZES if t > m), default=max(SIZES))
     return [t for t in SIZES if t <= m or t == longest]
 
 
-def _of_padding(n, m):
+def _of_padding(n, m, mask=None):
     return SIZES
 
 
-def _of_rows(n, m):
+def _of_rows(n, m, mask=None):
     return [t for t in SIZES if t < 2 * n]
 
 
@@ -142,7 +142,7 @@ def _rescaled(tile, output_only):
     return call
 
 
-def _below_all(n, m):
+def _below_all(n, m, mask=None):
     return [t for t in SIZES if t < m]
 
 
@@ -245,7 +245,7 @@ def _whole_tiles(sizes):
     return whole
 
 
-def _pairs_of_sizes(n, m):
+def _pairs_of_sizes(n, m, mask=None):
     squares = [(t, t) for t in SIZES if t < 2 * max(n, m)]
     usual = [t for t in (16, 32, 64, 128) if t < 2 * max(n, m)]
     return [
