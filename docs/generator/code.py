@@ -1,6 +1,7 @@
 """Code on pages: what belongs to a function, found in the sources and shown without its long docstrings."""
 
 import ast
+import doctest
 import functools
 import importlib
 import inspect
@@ -12,30 +13,37 @@ from pygments import lex
 from pygments.lexers import PythonConsoleLexer, PythonLexer
 from pygments.token import STANDARD_TYPES
 
-from .text import CLAUSE
-
-_CLAUSE = re.compile(rf"(?<![\w-])({CLAUSE})(?![\w-])")
+_SIGN = re.compile(r'<span class="o">-</span><span class="[^"]*">\w+</span>')
 
 
-def highlight(source, page, console=False):
-    """Highlighted HTML in which long lines wrap under their own indentation and clauses in comments are links."""
-    lexer = PythonConsoleLexer() if console else PythonLexer()
+def highlight(source, page, language="python"):
+    """Highlighted HTML in which long lines wrap under their own indentation and references in comments are links.
+
+    The language is python, pycon (a doctest, of which one copies the examples alone) or signature (`name(arguments)`).
+    """
+    lexer = PythonConsoleLexer() if language == "pycon" else PythonLexer()
+    copied = f' data-copy="{escape(examples(source))}"' if language == "pycon" else ""
     lines, line = [], []
     for kind, value in lex(source, lexer):
         css = _css(kind)
         for part in value.splitlines(keepends=True):
             text = escape(part.rstrip("\n"), quote=False)
             if css.startswith("c"):
-                text = _CLAUSE.sub(lambda found: page.clause(found[1]), text)
+                text = page.references(text)
             line.append(f'<span class="{css}">{text}</span>' if css and text else text)
             if part.endswith("\n"):
-                lines.append("".join(line))
+                lines.append(_SIGN.sub(r'<span class="unbroken">\g<0></span>', "".join(line)))
                 line = []
     raw = source.rstrip("\n").split("\n")
     html = "".join(
         f'<span class="line" style="--i:{_hang(text)}">{line}\n</span>' for text, line in zip(raw, lines, strict=False)
     )
-    return f'<div class="highlight wrapped"><pre><code>{html}</code></pre></div>'
+    return f'<div class="language-{language} highlight wrapped"{copied}><pre><code>{html}</code></pre></div>'
+
+
+def examples(source):
+    """The code of a doctest, without prompts and results."""
+    return "".join(example.source for example in doctest.DocTestParser().get_examples(source))
 
 
 def _css(kind):
@@ -91,7 +99,7 @@ class Source:
         return used - bound
 
     def text(self, name):
-        """The code under a name with its decorators: dedented, without long docstrings, the signature on one line."""
+        """The code under a name with its decorators: dedented, without long docstrings, its signature on one line."""
         node = self.node(name)
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         dropped = set()
@@ -102,14 +110,25 @@ class Source:
                     dropped |= set(range(doc.lineno, doc.end_lineno + 1))
                     if not self.lines[doc.end_lineno].strip():
                         dropped.add(doc.end_lineno + 1)
-        kept = [self.lines[n - 1] for n in range(first, node.end_lineno + 1) if n not in dropped]
-        indentation = _indentation(kept[0])
-        text = "\n".join(line[indentation:] for line in kept)
-        if isinstance(node, ast.FunctionDef):
+        indentation = _indentation(self.lines[first - 1])
+        shown = {n: self.lines[n - 1][indentation:] for n in range(first, node.end_lineno + 1) if n not in dropped}
+        if isinstance(node, ast.FunctionDef) and (last := self._end_of_signature(node)) > node.lineno:
             returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-            head = f"def {node.name}({ast.unparse(node.args)}){returns}:"
-            text = re.sub(rf"^def {node.name}\(\n.*?^\)[^\n]*:", lambda _: head, text, count=1, flags=re.M | re.S)
-        return text
+            shown[node.lineno] = f"def {node.name}({ast.unparse(node.args)}){returns}:"
+            for n in range(node.lineno + 1, last + 1):
+                del shown[n]
+        return "\n".join(shown[n] for n in sorted(shown))
+
+    def _end_of_signature(self, node):
+        """The number of the line on which the signature of a function ends."""
+        for last in range(node.lineno, node.body[0].lineno):
+            lines = [line[node.col_offset :] for line in self.lines[node.lineno - 1 : last]]
+            try:
+                ast.parse("\n".join([*lines, "    pass"]))
+            except SyntaxError:
+                continue
+            return last
+        return node.lineno  # the body begins on the line of the signature
 
     def touches_arrays(self, name):
         """Whether the code under a name is more than checks of arguments: it is a constant, or has the array library."""

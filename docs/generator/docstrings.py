@@ -1,5 +1,6 @@
 """A numpydoc docstring as HTML: compact, with its formula rendered and its clauses linked."""
 
+import dataclasses
 import inspect
 import math
 import re
@@ -40,7 +41,7 @@ def render(thing, page):
             out.append(f'<p class="doc-heading">{heading}</p>\n{_entries(text, page)}')
         elif heading == "Examples":
             out.append(
-                f'<p class="doc-heading">Example</p>\n{highlight(dedent(text).strip() + chr(10), page, console=True)}'
+                f'<p class="doc-heading">Example</p>\n{highlight(dedent(text).strip() + chr(10), page, language="pycon")}'
             )
         else:
             out.append(f'<p class="doc-heading">{heading}</p>\n{_prose(text, page)}')
@@ -118,6 +119,22 @@ class _Written(str):
     __repr__ = str.__str__
 
 
+def _default(parameter, thing):
+    """The default of a parameter, such that its repr is the code for it."""
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return default
+    if isinstance(default, float) and 0 < default < 1e-3 and math.frexp(default)[0] == 0.5:
+        return _Written(f"2**{math.frexp(default)[1] - 1}")
+    if inspect.isroutine(default) or inspect.isclass(default):
+        return _Written(default.__name__)
+    if dataclasses.is_dataclass(thing):
+        field = next(field for field in dataclasses.fields(thing) if field.name == parameter.name)
+        if field.default_factory is not dataclasses.MISSING:
+            return field.default_factory()
+    return default
+
+
 def signature(name, thing):
     """`name(arguments)` as one would write it."""
     try:
@@ -126,9 +143,7 @@ def signature(name, thing):
         return name
     parameters = []
     for parameter in shown.parameters.values():
-        default = parameter.default
-        if isinstance(default, float) and 0 < default < 1e-3 and math.frexp(default)[0] == 0.5:
-            default = _Written(f"2**{math.frexp(default)[1] - 1}")
+        default = _default(parameter, thing)
         parameters.append(str(parameter.replace(annotation=inspect.Parameter.empty, default=default)))
     kinds = [p.kind for p in shown.parameters.values()]
     if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:

@@ -403,7 +403,7 @@ def _folded(summary, source, page):
 def _entry(m, name, thing, page):
     out = ['<section class="api" markdown="1">', f"### {name} {{ #{name} }}"]
     written = name.removeprefix("refattn.")
-    out.append(highlight(docstrings.signature(written, thing) + "\n", page))
+    out.append(highlight(docstrings.signature(written, thing) + "\n", page, "signature"))
     out.append(docstrings.render(thing, page))
     shown = {place for place in m.functions.values() if place}
     place = (thing.__module__, thing.__qualname__)
@@ -413,7 +413,8 @@ def _entry(m, name, thing, page):
     if inspect.isclass(thing):
         for method, function in vars(thing).items():
             if inspect.isfunction(function) and not method.startswith("_") and function.__doc__:
-                out.append(highlight(docstrings.signature(f"{thing.__name__}.{method}", function) + "\n", page))
+                call = docstrings.signature(f"{thing.__name__}.{method}", function)
+                out.append(highlight(call + "\n", page, "signature"))
                 out.append(docstrings.render(function, page))
     return "\n\n".join([*out, "</section>"])
 

@@ -156,7 +156,7 @@ def kit_reference(book):
         out += [
             '<section class="api" markdown="1">',
             f"### refattn.testing.{name} {{ #refattn.testing.{name} }}",
-            highlight(docstrings.signature(f"testing.{name}", thing) + "\n", page),
+            highlight(docstrings.signature(f"testing.{name}", thing) + "\n", page, "signature"),
             docstrings.render(thing, page),
             "</section>",
         ]

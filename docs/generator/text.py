@@ -1,4 +1,4 @@
-"""Markdown and docstrings made ready for the site: formulas rendered, clauses and threads linked, code left alone."""
+"""Markdown and docstrings made ready for the site: formulas rendered, references linked, code left alone."""
 
 import posixpath
 import re
@@ -11,6 +11,7 @@ from . import mathml
 
 CLAUSE = r"[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)+"
 THREAD = r"[A-Za-z0-9][\w.-]*/[\w.-]+\#[0-9]+"
+ARXIV = r"arXiv[:\s]\s*[0-9]{4}\.[0-9]{4,5}(?:v[0-9]+)?"
 
 _MARKDOWN = re.compile(
     rf"""
@@ -21,13 +22,14 @@ _MARKDOWN = re.compile(
     | (?<![\\$\w])\$(?!\s)(?P<inline>[^$]+?)(?<!\s)\$(?!\d)
     | (?<![\w`-])(?P<clause>{CLAUSE})(?![\w-])
     | (?<![\w`/])(?P<thread>{THREAD})\b
+    | \b(?P<arxiv>{ARXIV})\b
     """,
     re.X | re.M | re.S,
 )
-_PLAIN = re.compile(
-    rf"(?P<tick>``?)(?P<code>.+?)(?P=tick)|(?<![\w-])(?P<clause>{CLAUSE})(?![\w-])|(?<![\w/])(?P<thread>{THREAD})\b",
-    re.S,
+_REFERENCE = re.compile(
+    rf"(?<![\w-])(?P<clause>{CLAUSE})(?![\w-])|(?<![\w/])(?P<thread>{THREAD})\b|\b(?P<arxiv>{ARXIV})\b"
 )
+_PLAIN = re.compile(rf"(?P<tick>``?)(?P<code>.+?)(?P=tick)|{_REFERENCE.pattern}", re.S)
 
 
 @dataclass
@@ -89,10 +91,8 @@ class Page:
                 return "\n" + mathml.display(found["display"]) + "\n"
             if found["inline"] is not None:
                 return mathml.inline(found["inline"])
-            if found["clause"]:
-                return self.clause(found["clause"])
-            if found["thread"]:
-                return thread(found["thread"])
+            if found["clause"] or found["thread"] or found["arxiv"]:
+                return self.reference(found)
             if found["code"] and (named := found["code"].strip("`")) in self.book.clauses:
                 return self.clause(named)
             return found[0]
@@ -108,24 +108,36 @@ class Page:
         return html.removeprefix("<p>").removesuffix("</p>")
 
     def plain(self, source):
-        """One paragraph of a docstring or a comment as HTML: `code`, clauses, threads."""
+        """One paragraph of a docstring or a comment as HTML: `code`, clauses, threads, papers."""
         out, end = [], 0
         for found in _PLAIN.finditer(source):
             out.append(escape(source[end : found.start()], quote=False))
-            if found["clause"]:
-                out.append(self.clause(found["clause"]))
-            elif found["thread"]:
-                out.append(thread(found["thread"]))
-            else:
-                out.append(f"<code>{escape(found['code'], quote=False)}</code>")
+            code = found["code"]
+            out.append(f"<code>{escape(code, quote=False)}</code>" if code else self.reference(found))
             end = found.end()
         return "".join(out) + escape(source[end:], quote=False)
+
+    def references(self, html):
+        """HTML without tags, in which clauses, threads and papers become links."""
+        return _REFERENCE.sub(self.reference, html)
+
+    def reference(self, found):
+        """The link that a match of a clause, a thread or a paper stands for."""
+        if found["clause"]:
+            return self.clause(found["clause"])
+        return thread(found["thread"]) if found["thread"] else paper(found["arxiv"])
 
 
 def thread(name):
     """owner/repository#number as a link to its thread."""
     repository, number = name.split("#")
     return f'<a class="thread" href="https://github.com/{repository}/issues/{number}">{name}</a>'
+
+
+def paper(name):
+    """`arXiv 1234.56789` as a link to the paper."""
+    number = re.sub(r"^arXiv[:\s]\s*", "", name)
+    return f'<a class="paper" href="https://arxiv.org/abs/{number}">{name}</a>'
 
 
 def paragraphs(source):
