@@ -245,19 +245,25 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
 
 def _grouped(s, ulp, pv, deviation, weight):
     """Σ over groups of (Σ of the group)², for the rounding of weights and for that of scores."""
-    total = np.zeros((pv.shape[0], pv.shape[2]))
-    if s.shape[-1] == 0:
-        return total
-    for r in range(len(s)):
-        with np.errstate(invalid="ignore"):
-            key = np.where(np.isfinite(s[r]), np.floor(s[r] / ulp), -np.inf)
-        order = np.argsort(key, kind="stable")
-        starts = np.flatnonzero(np.concatenate([[True], key[order][1:] != key[order][:-1]]))
-        groups = np.add.reduceat(pv[r, order], starts, axis=0)
-        total[r] = weight * np.sum(groups**2, axis=0)
-        groups = np.add.reduceat(deviation[r, order], starts, axis=0)
-        total[r] += np.sum(groups**2, axis=0)
-    return total
+    rows, keys, columns = pv.shape
+    if rows * keys == 0:
+        return np.zeros((rows, columns))
+    with np.errstate(invalid="ignore"):
+        key = np.where(np.isfinite(s), np.floor(s / ulp), -np.inf)
+    order = np.argsort(key, axis=-1, kind="stable")
+    key = np.take_along_axis(key, order, axis=-1)
+    begins = np.ones((rows, keys), dtype=bool)
+    begins[:, 1:] = key[:, 1:] != key[:, :-1]
+    starts = np.flatnonzero(begins)  # of the groups of all rows, one row after the other
+    first = np.flatnonzero(starts % keys == 0)  # each row's first group
+
+    def squares(x):
+        groups = np.add.reduceat(
+            np.take_along_axis(x, order[..., None], axis=1).reshape(keys * rows, columns), starts, axis=0
+        )
+        return np.add.reduceat(groups**2, first, axis=0)
+
+    return weight * squares(pv) + squares(deviation)
 
 
 def _lse_bound(profile, stages, weight_error, rescales):

@@ -9,6 +9,7 @@ import numpy as np
 from refattn import masks
 from refattn.testing import layouts
 from refattn.testing.recipes import Draw, Recipe, count, recipe
+from refattn.testing.recipes.options import broadcast_forms, emptied_rows, rules_everywhere
 
 
 def aligned(draw, n, m, d, targets):
@@ -127,6 +128,12 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield from memory_layouts(draw)
     for number in range(count(effort, 4, 24, 400)):
         yield f"random_{number:04}", ("ATTN-OUT",), random_attention(draw)
+    for name, n, m, options in rules_everywhere():
+        yield f"rule_{name}", ("ATTN-MASK",), {**plain(draw, h=2, n=n, m=m), **options}
+    for name, options in emptied_rows(draw):
+        yield f"emptied_by_{name}", ("ATTN-EMPTY",), {**plain(draw), **options, "return_lse": True}
+    for name, n, m, options in broadcast_forms(draw):
+        yield f"form_{name}", ("ATTN-BROADCAST",), {**plain(draw, n=n, m=m), **options}
 
 
 def exact_numbers(draw: Draw) -> Iterator[Recipe]:
@@ -230,20 +237,6 @@ def more_masks(draw: Draw) -> Iterator[Recipe]:
         ("ATTN-ALIGN",),
         {**plain(draw, n=5, m=11), **far, "mask": masks.causal() & masks.window(3, 0)},
     )
-    ids = np.sort(draw.rng.integers(0, 3, size=(2, 1, 13)), axis=-1)
-    x = plain(draw, n=13, m=13)
-    rules = {
-        "documents": masks.documents(ids) & masks.causal(),
-        "left_padding": masks.padding(np.array([[9], [13]]), np.array([[4], [0]])) & masks.causal(),
-        "prefix": masks.prefix(np.array([[3], [7]])),
-        "chunked": masks.chunked(4),
-        "neighbours": masks.neighbours(4, 1, 1),
-        "dilated": masks.dilated(2, 1, 3),
-        "global": masks.window(1, 1) | masks.global_tokens([0, 6]),
-        "strided": masks.strided(4),
-    }
-    for name, rule in rules.items():
-        yield f"rule_{name}", ("ATTN-MASK",), {**x, "mask": rule}
 
 
 def extremes(draw: Draw) -> Iterator[Recipe]:
