@@ -25,7 +25,7 @@ def cases():
 
 @pytest.fixture(autouse=True)
 def without_diagnosis(monkeypatch):
-    monkeypatch.setattr(matches, "explanations", lambda judged: [])
+    monkeypatch.setattr(matches, "explanations", lambda judgements: {})
 
 
 def broken(function, call, chosen):
