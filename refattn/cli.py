@@ -22,6 +22,7 @@ examples:
   refattn identify mypackage.kernels:flash
   refattn replay attention.causal_wide.float32 --impl torch
   refattn diff old.json new.json
+  refattn tolerance attention --shape q=8x512x64 k=8x512x64 v=8x512x64 --mask causal --precision bfloat16
   refattn show MASK-EMPTY
   refattn show "causal() & window(3, 0)"
 """
@@ -68,6 +69,13 @@ exit codes: 0 nothing changed, 1 something did, 2 wrong usage
 examples:
   refattn check mypackage.kernels:flash --json old.json     # and after the upgrade, or the rewrite: new.json
   refattn diff old.json new.json
+"""
+
+TOLERANCE_EPILOG = """\
+examples:
+  refattn tolerance attention --shape q=8x512x64 k=8x512x64 v=8x512x64 --mask causal --precision bfloat16
+  refattn tolerance rms_norm --shape x=16x4096 gamma=4096 --precision float16
+  refattn tolerance attention --inputs mine.npz --option scale=0.1
 """
 
 
@@ -158,6 +166,35 @@ def parser() -> argparse.ArgumentParser:
         "--minimize", action="store_true", help="find the smallest case that fails so, and print it as a program"
     )
 
+    how_large = commands.add_parser(
+        "tolerance",
+        help="how large an atol and an rtol must be, and which bugs they let pass",
+        description="How far a correct kernel can be from exact for given inputs, the tightest atol and rtol that accuse"
+        " none, and the known bugs that these let pass. Inputs are normal numbers, or those of a file.",
+        epilog=TOLERANCE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    how_large.add_argument(
+        "function", nargs="?", default="attention", help="a reference function (refattn list functions)"
+    )
+    how_large.add_argument(
+        "--shape", nargs="+", action="extend", default=[], metavar="NAME=AxBxC", help="an input's sizes"
+    )
+    how_large.add_argument(
+        "--inputs", metavar="FILE", help="a .npz with the inputs by name, as replay --save writes it"
+    )
+    how_large.add_argument("--mask", metavar="RULE", help="a mask, such as causal or 'causal() & window(3, 0)'")
+    how_large.add_argument(
+        "--option",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="another argument, such as scale=0.1",
+    )
+    how_large.add_argument("--precision", default="float32", help="what the kernel promises (refattn list precisions)")
+    how_large.add_argument("--seed", type=int, default=0, help="of the numbers that are drawn")
+
     diff = commands.add_parser(
         "diff",
         help="what changed between two reports",
@@ -196,9 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is None:
             top.print_help()
             return USAGE
-        return {"check": _check, "replay": _replay, "identify": _identify, "diff": _diff, "list": _list, "show": _show}[
-            options.command
-        ](options)
+        return {
+            "check": _check, "replay": _replay, "identify": _identify, "tolerance": _tolerance, "diff": _diff,
+            "list": _list, "show": _show,
+        }[options.command](options)  # fmt: skip
     except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -355,6 +393,23 @@ def _identify(options):
     except (ValueError, TypeError) as error:
         return _fail(error, USAGE)
     print(as_json(found) if options.json else as_text(found))
+    return PASS
+
+
+def _tolerance(options):
+    from refattn.testing.tolerance_inputs import inputs
+    from refattn.testing.tolerances import tolerance
+
+    try:
+        given = inputs(
+            options.function, options.shape, precision=options.precision, archive=options.inputs, mask=options.mask,
+            options=options.option, seed=options.seed,
+        )  # fmt: skip
+        print(tolerance(options.function, precision=options.precision, **given))
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        return _fail(error, USAGE)
+    except MemoryError:
+        return _fail("these inputs take more memory than there is; give smaller sizes", UNAVAILABLE)
     return PASS
 
 

@@ -19,6 +19,7 @@ _HOME = {
     "variants": "Variant",
     "bounds": "Bound bound",
     "checking": "check Report",
+    "tolerances": "tolerance Tolerance",
 }
 _FLAT = {name: module for module, names in _HOME.items() for name in names.split()}
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refattn.testing.profiles import profile as named_profile
+
 
 class Bound(NamedTuple):
     """An exact result and how far from it a correct kernel can be.
@@ -70,14 +72,34 @@ def bound_of(*functions):
     return register
 
 
-def bound(function: str, profile, /, *args, **kwargs) -> dict[str, Bound]:
+def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
     """The results of a reference function with their bounds: derived by hand where that was done, else from its code.
+
+    Parameters
+    ----------
+    function : callable or str
+        The reference function.
+    precision : str or Profile
+        What the kernel promises to round and where.
+    *args, **kwargs
+        Its arguments, as the kernel got them, of any framework.
 
     Raises
     ------
     NotImplementedError
         The function takes a step for which there is no rule.
+
+    Examples
+    --------
+    >>> import refattn
+    >>> found = bound(refattn.softmax, "float32", np.zeros(4, dtype=np.float32))["out"]
+    >>> found.value, bool(found.hard.max() < 1e-6)
+    (array([0.25, 0.25, 0.25, 0.25]), True)
     """
+    from refattn.testing.reference import in_float64, name_of
+
+    function, profile = name_of(function), named_profile(precision)
+    args, kwargs = in_float64(args), in_float64(kwargs)
     if function in _HOME:
         importlib.import_module(f"{__name__}.{_HOME[function]}")
     if function in BOUNDS:
