@@ -19,7 +19,7 @@ from refattn.testing import precisions
 from refattn.testing.around import bound_around
 from refattn.testing.constants import constants
 from refattn.testing.distances import distance, overall, ratio, same
-from refattn.testing.narrowing import of_head, worst_head
+from refattn.testing.narrowing import of_head, rows_of_all, worst_head
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
@@ -162,25 +162,26 @@ def _by_rounding(judgements, wrong, values, away, causes):
     """What rounding explains, before the variants that do so barely better than the reference; two at once last."""
     if (small := max(map(precisions.only_small_values, wrong))) <= 1:
         return [Explanation(SMALL_VALUES, small), *causes]
-    others = [
-        (p, limit) for p in precisions.others(wrong[0]) if (limit := precisions.limits(judgements, p)) is not None
-    ]
-    coarser = [Explanation(p.name, fit) for p, limit in others if (fit := precisions.fit(judgements, limit)) <= 1]
+    some = rows_of_all(judgements, _badness(wrong[0]))
+    others = [(p, limit) for p in precisions.others(wrong[0]) if (limit := precisions.limits(some, p)) is not None]
+    coarser = [Explanation(p.name, fit) for p, limit in others if (fit := precisions.fit(some, limit)) <= 1]
     if coarser or causes:
         return [*coarser, *causes]
-    held = [(p, limit) for p, limit in others if p.out.name == precisions.coarsest(wrong[0].got)]
+    held = [p for p, _ in others if p.out.name == precisions.coarsest(wrong[0].got)]
     return _more(judgements, values, held, away)
 
 
 def _more(judgements, values, others, away) -> list[Explanation]:
     """Two variants at once, or a variant in another precision: what is tried where nothing simpler explains it.
 
-    `others` are profiles with the output format that the result has, and their limits.
+    `others` are profiles with the output format that the result has.
     """
     pairs = _candidates(judgements, _pairs(judgements[0], values), away)
     twice = [_explanation(c) for c in pairs if c.explains]
-    for other, limits in [] if twice else others:
+    for other in [] if twice else others:
         if other.name.startswith("float8"):  # with a variant it would explain anything
+            continue
+        if (limits := precisions.limits(judgements, other)) is None:
             continue
         coarser = [replace(j, limit=limits[j.result], profile=other) for j in judgements]
         found = [c for c in _candidates(coarser, values, _away(coarser)) if c.explains]

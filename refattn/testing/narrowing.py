@@ -15,7 +15,7 @@ import numpy as np
 
 from refattn import masks
 
-LARGE = 2**22  # scores beyond which only one head is looked at
+LARGE = 2**18  # scores beyond which only one head is looked at
 _CORE = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
 _NAMES = ("q", "k", "v", "mask")
 
@@ -104,6 +104,7 @@ class Rows(NamedTuple):
     got: np.ndarray
     want: np.ndarray
     limit: np.ndarray
+    whole: np.ndarray  # the mask for all rows and heads
     cut: Callable  # from an array with the two last axes of scores to its part for these rows
 
 
@@ -118,33 +119,32 @@ def few_rows(judged, ratio, count: int = 12) -> Rows | None:
     ratio : array
         How far each element is off.
     """
+    if judged.function not in _ROWWISE or not judged.got.size:
+        return None
+    lead = _lead(judged)
+    place = np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]
+    wrong = ratio[place] if judged.result == "lse" else ratio[place].max(axis=-1)
+    worst = np.argsort(-wrong, kind="stable")[: np.count_nonzero(wrong > 1)]
+    rows = np.unique(np.concatenate([worst[: count // 2], np.sort(worst)[:: max(len(worst) // (count // 2), 1)]]))
+    return _rows(judged, place, rows)
+
+
+def _rows(judged, place, rows) -> Rows:
+    """Some rows of a head."""
     from refattn.testing.variants.tiled import as_arrays, repeated
     from refattn.testing.variants.tiles import dense
 
-    if judged.function not in _ROWWISE or not judged.got.size:
-        return None
-    given = {**dict(zip(_NAMES, judged.args, strict=False)), **judged.kwargs}
-    if judged.function == "attention_weights":
-        given = {
-            "v": np.eye(np.shape(given["k"])[-2]),
-            **dict(zip(("q", "k", "mask"), judged.args, strict=False)),
-            **given,
-        }
+    given = arguments(judged)
     q, k, v, mask = (given.pop(name, None) for name in _NAMES)
-    k, v = repeated(q, k, v)
+    k, v = repeated(q, k, np.eye(k.shape[-2]) if v is None else v)
     n, m = q.shape[-2], k.shape[-2]
-    own = 1 if judged.result == "lse" else 2
-    lead = judged.got.shape[: judged.got.ndim - own]
-    place = np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]
-    wrong = ratio[place] if own == 1 else ratio[place].max(axis=-1)
-    worst = np.argsort(-wrong, kind="stable")[: np.count_nonzero(wrong > 1)]
-    rows = np.unique(np.concatenate([worst[: count // 2], np.sort(worst)[:: max(len(worst) // (count // 2), 1)]]))
+    lead = _lead(judged)
 
     def head(x, *core):
         return np.broadcast_to(x, (*lead, *core))[place]
 
     cut = lambda x: head(x, n, m)[rows]
-    positions = [given.get(name) for name in _POSITIONS]
+    whole = dense(mask, n, m, *(given.get(name) for name in _POSITIONS))
     options = as_arrays(q, k, **{name: x for name, x in given.items() if name in _OPTIONS})
     options = {name: x for name, x in options.items() if x is not None and name not in _POSITIONS}
     if "bias" in options:
@@ -155,9 +155,40 @@ def few_rows(judged, ratio, count: int = 12) -> Rows | None:
         options["sinks"] = head(options["sinks"])
     options["return_lse"] = judged.result == "lse"
     return Rows(
-        head(q, *q.shape[-2:])[rows], head(k, *k.shape[-2:]), head(v, *v.shape[-2:]), cut(dense(mask, n, m, *positions)),
-        options, *(x[place][rows] for x in (judged.got, judged.want, judged.limit)), cut,
+        head(q, *q.shape[-2:])[rows], head(k, *k.shape[-2:]), head(v, *v.shape[-2:]), cut(whole),
+        options, *(x[place][rows] for x in (judged.got, judged.want, judged.limit)), whole, cut,
     )  # fmt: skip
+
+
+def arguments(judged) -> dict:
+    """The arguments of a judged call of attention by name."""
+    names = ("q", "k", "mask") if judged.function == "attention_weights" else _NAMES
+    return {**dict(zip(names, judged.args, strict=False)), **judged.kwargs}
+
+
+def rows_of_all(judgements, ratio, count: int = 64):
+    """The results of a call for some rows of one head, as those of attention: for what costs much of every row.
+
+    The same judgements where the problem is small or its rows depend on one another. Half of the rows are those that are
+    farthest off in the first wrong result, the others lie evenly over all.
+    """
+    first = next(j for j in judgements if j.wrong)
+    if first.function not in ("attention", "grouped_query_attention") or first.got.size <= count * count:
+        return judgements
+    lead = _lead(first)
+    place = np.unravel_index(np.argmax(ratio), first.got.shape)[: len(lead)]
+    wrong = ratio[place] if first.result == "lse" else ratio[place].max(axis=-1)
+    n = len(wrong)
+    rows = np.union1d(np.argsort(-wrong, kind="stable")[: count // 2], np.arange(0, n, max(2 * n // count, 1)))
+    found = []
+    for judged in judgements:
+        part = _rows(judged, place, rows)
+        call = {"q": part.q, "k": part.k, "v": part.v, "mask": part.seen, **part.options}
+        call["return_lse"] = len(judgements) > 1
+        found.append(
+            replace(judged, function="attention", got=part.got, want=part.want, limit=part.limit, args=(), kwargs=call)
+        )
+    return found
 
 
 _OPTIONS = (*_POSITIONS, "bias", "scale", "softcap", "sinks", "dropout")

@@ -12,7 +12,7 @@ import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing.constants import of_lse
-from refattn.testing.narrowing import Rows, few_rows
+from refattn.testing.narrowing import Rows, arguments, few_rows
 from refattn.testing.variants import Family, NotApplicable, Variant, families, variants
 from refattn.testing.variants.attention import evaluate
 
@@ -43,18 +43,19 @@ def settled(judged, ratio) -> list[Variant]:
 
 def _members(family: Family, rows: Rows, judged) -> list[Variant]:
     """The members of a family that fit a few rows, those of like results as one."""
-    given = {**dict(zip(("q", "k", "v", "mask"), judged.args, strict=False)), **judged.kwargs}
-    if judged.function == "attention_weights" and len(judged.args) > 2:
-        given["mask"] = judged.args[2]
+    given = arguments(judged)
     n, m = np.shape(given["q"])[-2], np.shape(given["k"])[-2]
     positions = {name: given.get(name) for name in ("q_positions", "k_positions")}
+    mask = given.get("mask")
+    if not family.rules:  # its array is made once
+        mask, positions = rows.whole, {}
     alike: list[tuple[float, np.ndarray, list]] = []
     for value in family.values(n, m, given.get("mask"))[: 7 if n * m > _MANY else None]:
         try:
             if family.masked is None:
                 got = family.build(value)(rows.q, rows.k, rows.v, rows.seen, **rows.options)
             else:
-                seen = rows.cut(family.masked(value)(given.get("mask"), n, m, **positions))
+                seen = rows.cut(family.masked(value)(mask, n, m, **positions))
                 if np.array_equal(seen, rows.seen):
                     continue
                 got = evaluate(rows.q, rows.k, rows.v, seen, **rows.options)
@@ -75,10 +76,10 @@ def _members(family: Family, rows: Rows, judged) -> list[Variant]:
 
 def _of_masks(judged) -> dict[str, list[Variant]]:
     """The members of families of masks that are what was returned."""
-    arguments = inspect.signature(Mask.dense).bind(*judged.args, **judged.kwargs).arguments
-    mask, found = arguments["self"], {}
+    call = inspect.signature(Mask.dense).bind(*judged.args, **judged.kwargs).arguments
+    mask, found = call["self"], {}
     for family, _ in families("Mask.dense"):
-        values = [x for x in family.values(arguments["n"], arguments["m"], mask) if _is(family.build(x), judged)]
+        values = [x for x in family.values(call["n"], call["m"], mask) if _is(family.build(x), judged)]
         if values:
             found[family.example.name] = [family.member(values[0], values[1:], mask)]
     return found

@@ -92,6 +92,8 @@ class Family:
     masked : callable, optional
         For members that only change who sees whom: from a value to a function of mask, n, m and positions that returns
         the array of truth values.
+    rules : bool
+        Whether `masked` needs the rule that a mask is, where otherwise its array will do.
     """
 
     example: Variant
@@ -99,6 +101,7 @@ class Family:
     values: Callable
     unit: str | Callable
     masked: Callable | None = None
+    rules: bool = False
 
     def member(self, value, others=(), mask=None) -> Variant:
         """The variant with one value, for a mask; `others` are values that would do as well."""
@@ -120,7 +123,7 @@ def _said(value) -> str:
 FAMILIES: dict[tuple[str, str], Family] = {}  # by name and reference function
 
 
-def family(name, clause, function, *, example, values, unit, masked=None, seen=(), advice=""):
+def family(name, clause, function, *, example, values, unit, masked=None, rules=False, seen=(), advice=""):
     """Register variants that differ in a number: the decorated function makes the call of one from its value.
 
     Its docstring is their meaning; the one with the value `example` is listed among the variants.
@@ -130,7 +133,7 @@ def family(name, clause, function, *, example, values, unit, masked=None, seen=(
         call = build(example)
         call.__doc__ = build.__doc__
         variant(name, clause, function, seen=seen, advice=advice)(call)
-        FAMILIES[name, function] = Family(VARIANTS[name, function], build, values, unit, masked)
+        FAMILIES[name, function] = Family(VARIANTS[name, function], build, values, unit, masked, rules)
         return build
 
     return register

@@ -113,7 +113,8 @@ def _family(name, meaning, unit, change, seen=()):
 
     build.__doc__ = meaning
     said = lambda value, mask: unit.format(changes(mask)[value])
-    family(name, "MASK-ALGEBRA", "Mask.dense", example=None, values=values, unit=said, masked=masked, seen=seen)(build)
+    options = {"masked": masked, "rules": True, "seen": seen}
+    family(name, "MASK-ALGEBRA", "Mask.dense", example=None, values=values, unit=said, **options)(build)
 
 
 _family(

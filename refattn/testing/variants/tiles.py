@@ -181,7 +181,8 @@ def _of_mask(name, values, unit, meaning, *, array=None, rule=None, example=4, s
         return call
 
     build.__doc__ = meaning
-    family(name, "ATTN-MASK", "attention", example=example, values=values, unit=unit, masked=masked, seen=seen)(build)
+    options = {"masked": masked, "rules": rule is not None, "seen": seen}
+    family(name, "ATTN-MASK", "attention", example=example, values=values, unit=unit, **options)(build)
 
 
 def _first_row(tile):
