@@ -10,10 +10,11 @@ import os
 import sys
 
 PASS, NONCONFORMING, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
+TERMINATED = 143  # by SIGTERM, after the report
 
 EPILOG = """\
 exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available
-or some case could not be judged, 130 interrupted (what was found until then is reported)
+or some case could not be judged, 130 interrupted, 143 terminated (what was found until then is reported)
 
 examples:
   refattn check onnxruntime
@@ -36,7 +37,8 @@ refattn say which releases they were measured on. Another release is judged by t
 and what is out of date is only mentioned unless --strict is given.
 
 exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available
-or some case could not be judged, 130 interrupted (what was found until then is reported). With --all it is the worst of all implementations.
+or some case could not be judged, 130 interrupted, 143 terminated (what was found until then is reported). With --all
+it is the worst of all implementations.
 
 examples:
   refattn check onnxruntime
@@ -220,28 +222,61 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Ending:
+    """SIGTERM ends a command as Ctrl-C does, so that a check reports what it has; but not its report."""
+
+    def __init__(self):
+        self.came = self.reporting = False
+
+    def __enter__(self):
+        import signal
+        import threading
+
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._end) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, *_):
+        import signal
+
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _end(self, number, frame):
+        first, self.came = not self.came, True
+        if first and not self.reporting:
+            raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the result is the exit code."""
     top = parser()
     options = top.parse_args(arguments)
-    try:
-        if options.version:
-            from refattn import __version__
+    with _Ending() as options.ending:
+        try:
+            code = _run(top, options)
+        except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
+            code = _fail("interrupted", INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = PASS
+        return TERMINATED if code == INTERRUPTED and options.ending.came else code
 
-            print(f"refattn {__version__}")
-            return PASS
-        if options.command is None:
-            top.print_help()
-            return USAGE
-        return {
-            "check": _check, "replay": _replay, "identify": _identify, "tolerance": _tolerance, "diff": _diff,
-            "list": _list, "show": _show,
-        }[options.command](options)  # fmt: skip
-    except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
-        return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _run(top, options):
+    if options.version:
+        from refattn import __version__
+
+        print(f"refattn {__version__}")
         return PASS
+    if options.command is None:
+        top.print_help()
+        return USAGE
+    return {
+        "check": _check, "replay": _replay, "identify": _identify, "tolerance": _tolerance, "diff": _diff,
+        "list": _list, "show": _show,
+    }[options.command](options)  # fmt: skip
 
 
 def _fail(message, code):
@@ -294,6 +329,7 @@ def _check(options):
             strict=bool(options.allow) if options.strict is None else options.strict,
             progress=reports.progress_on(),
         )
+        options.ending.reporting = True
         for option in ("function", "precision", "layout"):
             if ":" in options.target:
                 report.options[option] = getattr(options, option)
@@ -329,6 +365,7 @@ def _check_all(options):
     words += ["--no-known"] if options.no_known else []
     words += [] if options.strict is None else ["--strict" if options.strict else "--no-strict"]
     found = check_all(names, words)
+    options.ending.reporting = True
     try:
         if options.json:
             import json

@@ -1,12 +1,18 @@
 """The command, as a shell sees it."""
 
+import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from refattn.cli import main
+from refattn.testing import reports
 
 
 def run(*arguments):
@@ -187,3 +193,62 @@ def test_what_a_kernel_raises_decides_between_broken_and_not_judged(kernel, code
     assert main(["replay", "attention.causal.0003.float32", target]) == code
     assert main(["identify", target]) == 0
     assert "Traceback" not in capsys.readouterr().err
+
+
+CALLS = []
+
+
+def terminated(q, k, v, mask=None, **options):
+    """A kernel during whose fifth call the command is told to end."""
+    CALLS.append(1)
+    if len(CALLS) == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return np.zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
+
+
+@pytest.mark.parametrize("place", ["file", "-"])
+def test_sigterm_ends_a_check_with_its_report(place, tmp_path, capsys):
+    CALLS.clear()
+    before = signal.getsignal(signal.SIGTERM)
+    path = tmp_path / "report.json"
+    assert main(["check", "tests.test_cli:terminated", "--json", str(path) if place == "file" else "-"]) == 143
+    shown = capsys.readouterr().out
+    document = json.loads(path.read_text() if place == "file" else shown)
+    assert document["interrupted"]
+    assert 1 <= len(document["cases"]) < 5
+    assert "INTERRUPTED after" in shown or place == "-"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def stops_all(q, k, v, mask=None, **options):
+    """A kernel of a check of all that tells the whole of it to end."""
+    if not CALLS:
+        CALLS.append(1)
+        os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.05)
+    return np.zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
+
+
+def test_sigterm_ends_a_check_of_all_with_its_reports(tmp_path):
+    path = tmp_path / "all.json"
+    code = (
+        "import sys; from refattn.testing import adapters, everything; from refattn.cli import main;"
+        "adapters.installed = lambda: ['tests.test_cli:stops_all']; everything._GRACE = 0;"
+        f"sys.exit(main(['check', '--all', '--json', {str(path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    (document,) = json.loads(path.read_text())["reports"]
+    assert document["interrupted"]
+    assert "Interrupted; " in done.stdout
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal():
+    stream = io.StringIO()
+    show = reports.progress_on(stream, every=0.0)
+    show(3, 12)
+    show(12, 12)
+    assert stream.getvalue() == "refattn: 3 of 12 cases in 0 s\n"
+    quiet = io.StringIO()
+    reports.progress_on(quiet)(3, 12)
+    assert quiet.getvalue() == "", "what does not take long says nothing"

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refattn.testing.reports.html import verdict
 from refattn.testing.reports.matrix import as_matrix
+from refattn.testing.reports.progress import EVERY
 
 SLOW_FIRST = ("jax", "torch.flex", "onnx", "torch", "keras", "transformers")  # the longest must not start last
+INTERRUPTED = 130
+_GRACE = 2.0  # seconds in which those that got Ctrl-C themselves may write their reports
 
 
 @dataclass
@@ -25,11 +28,12 @@ class Everything:
     documents: list[dict] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     codes: list[int] = field(default_factory=list)
+    interrupted: bool = False
 
     @property
     def code(self) -> int:
         """The worst exit code: not available counts for more than a deviation, an interruption for most."""
-        return max(self.codes, default=2)
+        return INTERRUPTED if self.interrupted else max(self.codes, default=2)
 
     def text(self, *, verbose: bool = False) -> str:
         """The new deviations, the matrices and one line for each implementation."""
@@ -71,17 +75,24 @@ def check_all(names: list[str], options: list[str], stream=None) -> Everything:
         running: list[subprocess.Popen] = []
         jobs = {pool.submit(_one, name, options, Path(folder) / f"{name}.json", running): name for name in order}
         try:
-            for number, job in enumerate(as_completed(jobs), start=1):
-                name = jobs[job]
-                done[name] = job.result()
-                said = time.perf_counter() - started
-                print(f"[{number}/{len(names)}] {name}: {_said(*done[name])} ({said:.0f} s)", file=stream, flush=True)
+            waiting = set(jobs)
+            while waiting:
+                finished, waiting = wait(waiting, timeout=EVERY, return_when=FIRST_COMPLETED)
+                said = f"{time.perf_counter() - started:.0f} s"
+                for job in finished:
+                    name = jobs[job]
+                    done[name] = job.result()
+                    print(f"[{len(done)}/{len(names)}] {name}: {_said(*done[name])} ({said})", file=stream, flush=True)
+                if not finished:
+                    names_running = ", ".join(jobs[job] for job in jobs if job.running())
+                    print(f"[{len(done)}/{len(names)}] after {said}: {names_running}", file=stream, flush=True)
         except KeyboardInterrupt:
+            found.interrupted = True
             for job in jobs:
                 job.cancel()
-            for process in running:
-                process.terminate()
-            found.codes.append(130)
+            _end(running)
+            wait(job for job in jobs if not job.cancelled())  # what was found until then is reported
+            done |= {name: job.result() for job, name in jobs.items() if not job.cancelled()}
     for name in names:
         if name in done:
             code, document, text = done[name]
@@ -93,6 +104,15 @@ def check_all(names: list[str], options: list[str], stream=None) -> Everything:
         else:
             found.failures[name] = "interrupted"
     return found
+
+
+def _end(running):
+    """End processes that do not end by themselves."""
+    last = time.monotonic() + _GRACE
+    while time.monotonic() < last and any(process.poll() is None for process in running):
+        time.sleep(0.05)
+    for process in running:
+        process.terminate()
 
 
 def _one(name, options, path, running):

@@ -96,9 +96,12 @@ class Result:
         return max((c.hard for c in self.comparisons), default=None)
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
-    """What an implementation does, case by case; `refattn.testing.reports` writes it as text, JSON, JUnit XML, HTML."""
+    """What an implementation does, case by case; `refattn.testing.reports` writes it as text, JSON, JUnit XML, HTML.
+
+    Printed, it is the text that `refattn check` prints.
+    """
 
     target: str
     version: str
@@ -113,6 +116,16 @@ class Report:
     measured: dict = field(default_factory=dict)  # the releases that the list of known deviations was measured on
     interrupted: int = 0
     seconds: float = 0.0
+
+    def __str__(self):
+        from refattn.testing.reports import as_text
+
+        return as_text(self)
+
+    def __repr__(self):
+        from refattn.testing.reports.text import verdict
+
+        return f"<Report of {self.target}: {verdict(self)}>"
 
     def count(self, status: str) -> int:
         """How many cases have a status."""

@@ -528,3 +528,9 @@ def test_the_scale_need_have_no_gradient_and_only_its_clause_is_not_held():
     assert clauses["GRAD-EXACT"]["holds"] > 5
     assert clauses["GRAD-BIAS"]["holds"] > 0
     assert clauses["GRAD-SCALE"]["holds"] == 0 < clauses["GRAD-SCALE"]["unsupported"]
+
+
+def test_a_report_prints_as_its_text_and_shows_itself_in_one_line(wrong):
+    assert str(wrong) == reports.as_text(wrong)
+    assert repr(wrong).startswith("<Report of tests.testing.test_checking:top_left: NONCONFORMING: ")
+    assert len(repr(wrong)) < 200

@@ -47,7 +47,7 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
         ]
         for problem in report.problems:
             lines += textwrap.wrap(problem, WIDTH, initial_indent="  ", subsequent_indent="    ")
-    lines += ["", _verdict(report, paint)]
+    lines += ["", verdict(report, paint)]
     return "\n".join(lines)
 
 
@@ -116,7 +116,9 @@ def _deviation(found: list[Result], paint, color, *, brief):
     return lines
 
 
-def _verdict(report, paint):
+def verdict(report: Report, paint=None) -> str:
+    """What came of a check, in one line."""
+    paint = paint or _painter(False)
     known, new = len(report.findings("known")), len(report.findings("broken"))
     n = _counts(report.results)
     tail = f"{n['holds']} of {len(report.results)} cases hold, {n['unsupported']} are not supported, {report.seconds:.1f} s"
