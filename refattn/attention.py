@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.masks import visible
 from refattn.softmax import level, shifted_exp
 
@@ -132,6 +132,7 @@ def attention(
     array([[2.],
            [2.]])
     """
+    return_lse = backend.flag("return_lse", return_lse)
     stages = _attend(q, k, v, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions)
     return (stages["out"], stages["lse"]) if return_lse else stages["out"]
 
@@ -173,7 +174,10 @@ def attention_weights(
     array([[0.5, 0.5, 0. ],
            [0. , 0. , 0. ]])
     """
-    return _attend(q, k, None, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions)["dropout"]
+    found = _attend(
+        q, k, None, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions, optional="v bias sinks"
+    )
+    return found["dropout"]
 
 
 def attention_stages(q, k, v, mask=None, **options):
@@ -204,6 +208,9 @@ def attention_stages(q, k, v, mask=None, **options):
     return AttentionStages(**record)
 
 
+_BYTES_A_SCORE = 16  # of stages in float32, of which four are there at a time
+
+
 @backend.ieee
 def _attend(
     q,
@@ -218,13 +225,16 @@ def _attend(
     q_positions=None,
     k_positions=None,
     record=None,
+    optional="bias sinks",
 ):
     keep, rate = checked_dropout(dropout)
-    xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks)
+    xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks, optional=optional)
     n, m, lead = check_shapes(q, k, v, bias, sinks)
+    arguments.room(_BYTES_A_SCORE * math.prod((*lead, n, m)), N=n, M=m)
     allowed = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
     if allowed is not None:
         backend.broadcast("leading axes", mask=allowed.shape[:-2], q_k_v=lead)
+    backend.boolean(xp, **{"dropout keep": keep})
     scale, cap = checked_scale(scale, q.shape[-1]), checked_softcap(softcap)
     record = {} if record is None else record
 
@@ -248,7 +258,6 @@ def _attend(
     record["weights"] = w
     present = s != -math.inf
     if keep is not None:
-        backend.boolean(xp, keep=keep)
         backend.broadcast("shapes of weights and dropout", weights=w.shape, keep=keep.shape)
         present = present & keep
         w = xp.where(keep, w / (1.0 - rate), 0.0)
@@ -287,7 +296,7 @@ def checked_scale(scale, d):
 
 def checked_softcap(softcap):
     cap = 0.0 if softcap is None else backend.number("softcap", softcap)
-    if not cap >= 0:
+    if cap < 0:
         raise ValueError(f"softcap is {cap}; it must be positive (None or 0 for none)")
     return cap
 
@@ -295,7 +304,7 @@ def checked_softcap(softcap):
 def checked_dropout(dropout):
     if dropout is None:
         return None, 0.0
-    if not isinstance(dropout, tuple) or len(dropout) != 2:
+    if not isinstance(dropout, tuple) or len(dropout) != 2 or dropout[0] is None:
         raise TypeError("dropout must be a pair (keep, rate): a boolean array and the rate at which it dropped")
     rate = backend.number("dropout rate", dropout[1])
     if not 0.0 <= rate < 1.0:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import numbers
 import operator
+import reprlib
 import sys
 from typing import Any
 
@@ -93,13 +95,22 @@ def dtype_name(x) -> str:
     return str(getattr(x.dtype, "name", x.dtype)).rpartition(".")[2]
 
 
-def floating(**named):
+def array(name, x):
+    """The library of an argument that must be an array."""
+    if x is None:
+        raise TypeError(f"{name} is None; it must be a NumPy or CuPy array")
+    return namespace(**{name: x})
+
+
+def floating(*, optional="", **named):
     """Check floating-point arguments and bring them to the one dtype in which they are computed.
 
     Parameters
     ----------
+    optional : str
+        Which of them may be None, and then stay None: 'bias sinks'.
     **named : array or None
-        Arguments by name. None stays None.
+        Arguments by name.
 
     Returns
     -------
@@ -116,6 +127,10 @@ def floating(**named):
     -----
     Clauses: BACKEND-DTYPE, BACKEND-REFUSE.
     """
+    may_be_none = optional.split()
+    for name, x in named.items():
+        if x is None and name not in may_be_none:
+            array(name, x)
     xp = namespace(**named)
     wide = False
     for name, x in named.items():
@@ -147,12 +162,8 @@ def integers(xp, like, **named):
     """Integer arguments (arrays of library `xp`, Python integers or lists of them) as int64 arrays beside `like`."""
     results = []
     for name, x in named.items():
-        if _library(x, name) is None or isinstance(x, np.integer):
-            values = np.asarray(x)  # Python data: no array that could live on a device
-            if values.dtype.kind not in "iu" and values.size:
-                _fits_int64(np, name, np.asarray(x, dtype=object))
-                raise TypeError(f"{name} must hold integers, not {values.dtype.name}")
-            _fits_int64(np, name, values)
+        if _library(x, name) is None or isinstance(x, np.generic):
+            values = _python_data(name, x, "integers", "iu")
             x = asarray(xp, values.astype(np.int64).tolist(), like, xp.int64)
         else:
             _of_library(xp, name, x)
@@ -168,12 +179,48 @@ def _fits_int64(xp, name, x):
     """Refuse integers that int64 cannot hold: an array of uint64 may have some, and Python's numbers may."""
     if dtype_name(x) == "uint64":
         most = int(xp.max(x)) if math.prod(x.shape) else 0
-    elif dtype_name(x) == "object":
+    elif dtype_name(x) == "object":  # what NumPy makes of integers beyond uint64
         most = max((abs(n) for n in x.flat if isinstance(n, int)), default=0)
     else:
         return
     if most >= 2**63:
-        raise ValueError(f"{name} holds {most}; integers must be below 2**63")
+        raise ValueError(f"{name} holds {shown(most)}; integers must be below 2**63")
+
+
+def reals(xp, like, **named):
+    """Integers and fractions (arrays of library `xp`, Python numbers or lists of them), finite, as float64 beside `like`."""
+    results = []
+    for name, x in named.items():
+        if _library(x, name) is None or isinstance(x, np.generic):
+            values = _python_data(name, x, "real numbers", "iuf")
+            x = asarray(xp, values.astype(np.float64).tolist(), like, xp.float64)
+        else:
+            _of_library(xp, name, x)
+            if not dtype_name(x).startswith(("int", "uint", "float", "bfloat")):
+                raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be integer or floating-point")
+            _fits_int64(xp, name, x)
+            x = cast(x, xp.float64)
+        if not bool(xp.all(xp.isfinite(x))):
+            raise ValueError(f"{name} holds NaN or an infinity; all must be finite")
+        if bool(xp.any(xp.abs(x) >= 2.0**53)):
+            raise ValueError(f"{name} reaches beyond 2**53, where float64 does not tell one integer from the next")
+        results.append(x)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _python_data(name, x, what, kinds):
+    """Python numbers, or nested lists of them, as a NumPy array: they live on no device."""
+    if not isinstance(x, list | tuple | range | numbers.Number | np.generic):
+        raise TypeError(f"{name} must hold {what}, not {shown(x)}: an array, a list, or a single one")
+    try:
+        values = np.asarray(x)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise ValueError(f"{name} must be a full array; its rows have different lengths") from None
+    _fits_int64(np, name, values)
+    if values.dtype.kind not in kinds and (values.size or not isinstance(x, list | tuple)):
+        _fits_int64(np, name, np.asarray(x, dtype=object))  # [5, 2**63] is float64 to NumPy
+        raise TypeError(f"{name} must hold {what}, not {values.dtype.name} ({shown(x)})")
+    return values
 
 
 def _of_library(xp, name, x):
@@ -224,33 +271,78 @@ def special(xp, name):
     return getattr(importlib.import_module(SPECIAL[xp.__name__]), name)
 
 
-def number(name, value, *, positive=False) -> float:
-    """A real scalar argument as a Python float, so that it never widens a float32 array."""
+# --- scalars: every function takes the same ones ---------------------------------------------------------------------
+
+
+def shown(value) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    if isinstance(value, int) and abs(value) >= 2**128:
+        return f"an integer of {value.bit_length()} bits"
+    if hasattr(value, "dtype") and isinstance(getattr(value, "shape", None), tuple) and value.shape:
+        return f"an array {tuple(value.shape)} of {dtype_name(value)}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return (
+            f"the function {value.__qualname__}" if not isinstance(value, type) else f"the class {value.__qualname__}"
+        )
+    return reprlib.repr(value)
+
+
+def number(name, value, *, positive=False, least=None) -> float:
+    """A real scalar argument as a Python float, so that it never widens a float32 array.
+
+    It is a Python or NumPy number, or an array without axes that holds one. Not taken are True and False, strings, and
+    what is not finite.
+    """
+    if not _is_real(value):
+        raise TypeError(f"{name} must be a real number, not {shown(value)}")
     try:
         result = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, not {value!r}") from None
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError(f"{name} is {shown(value)}; it must be finite")
     if positive and not result > 0:
         raise ValueError(f"{name} is {result}; it must be positive")
-    return result
-
-
-def integer(name, value, *, least=None) -> int:
-    """An integer scalar argument as a Python int."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        result = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
     if least is not None and result < least:
         raise ValueError(f"{name} is {result}; it must be at least {least}")
     return result
 
 
+def _is_real(value):
+    if type(value) in (float, int):
+        return True
+    if hasattr(value, "dtype"):
+        return getattr(value, "shape", None) == () and dtype_name(value).startswith(("float", "bfloat", "int", "uint"))
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def integer(name, value, *, least=None, most=2**63 - 1) -> int:
+    """An integer scalar argument as a Python int: of Python, of NumPy, or an array without axes; True is none."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {shown(value)}") from None
+    if least is not None and result < least:
+        raise ValueError(f"{name} is {shown(result)}; it must be at least {least}")
+    if abs(result) > most:
+        raise ValueError(f"{name} is {shown(result)}; it must be at most {most}")
+    return result
+
+
+def flag(name, value) -> bool:
+    """An argument that is True or False, and nothing that only counts as one of them."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
+    return bool(value)
+
+
 def axis(value, x, name="x") -> int:
     """An axis of an array, as an index from 0."""
     result = integer("axis", value)
+    if x.ndim == 0:
+        raise ValueError(f"axis is {result}; {name} has shape (), which has no axis")
     if not -x.ndim <= result < x.ndim:
         raise ValueError(
             f"axis is {result}; {name} has shape {tuple(x.shape)}, so it must be from {-x.ndim} to {x.ndim - 1}"
@@ -259,10 +351,17 @@ def axis(value, x, name="x") -> int:
 
 
 def choice(name, value, allowed):
-    """An argument that must be one of a few."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+    """An argument that must be one of a few words or numbers, or None where that is among them."""
+    if not any(
+        value is x or (isinstance(value, type(x)) and not isinstance(value, bool) and value == x) for x in allowed
+    ):
+        raise ValueError(f"{name} is {shown(value)}; it must be one of {', '.join(map(repr, allowed))}")
     return value
+
+
+def one_of_integers(name, value, allowed) -> int:
+    """An integer argument that must be one of a few."""
+    return choice(name, integer(name, value), allowed)
 
 
 def rank(name, x, least, shape):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 
 
 class FeedForwardParams(NamedTuple):
@@ -264,6 +264,7 @@ def gelu_tanh(x):
 
 def identity(x):
     """x itself: the activation of a linear or bilinear network."""
+    backend.floating(x=x)
     return x
 
 
@@ -338,8 +339,10 @@ def feed_forward(x, params, *, activation=relu):
     array([[3.],
            [2.]])
     """
-    function = _activation(activation)
-    xp, x, *weights = backend.floating(x=x, **named_weights(params, FeedForwardParams))
+    function = activation_of(activation)
+    xp, x, *weights = backend.floating(
+        x=x, **arguments.params(params, FeedForwardParams)._asdict(), optional="b_in b_out"
+    )
     p = check_weights(x, FeedForwardParams(*weights))
     return linear(xp, function(linear(xp, x, p.w_in, p.b_in)), p.w_out, p.b_out)
 
@@ -384,8 +387,10 @@ def gated_feed_forward(x, params, *, activation=silu):
     array([[4.],
            [9.]])
     """
-    function = _activation(activation)
-    xp, x, *weights = backend.floating(x=x, **named_weights(params, GatedFeedForwardParams))
+    function = activation_of(activation)
+    xp, x, *weights = backend.floating(
+        x=x, **arguments.params(params, GatedFeedForwardParams)._asdict(), optional="b_gate b_up b_out"
+    )
     p = check_gated_weights(x, GatedFeedForwardParams(*weights))
     gated = function(linear(xp, x, p.w_gate, p.b_gate)) * linear(xp, x, p.w_up, p.b_up)
     return linear(xp, gated, p.w_out, p.b_out)
@@ -440,17 +445,11 @@ def linear(xp, x, w, b):
     return y if b is None else y + b
 
 
-def _activation(activation):
+def activation_of(activation):
+    """An activation by name, or the caller's own."""
     if callable(activation):
-        return activation
+        return arguments.function("activation", activation, "x")
     return ACTIVATIONS[backend.choice("activation", activation, tuple(ACTIVATIONS))]
-
-
-def named_weights(params, kind):
-    """The weights of a parameter set by name."""
-    if not isinstance(params, kind):
-        raise TypeError(f"params is a {type(params).__name__}; it must be {kind.__name__}({', '.join(kind._fields)})")
-    return params._asdict()
 
 
 def check_weights(x, params):
@@ -476,9 +475,9 @@ def check_gated_weights(x, params):
 def _check(before, x, name, w, b, rows, columns):
     """Check that a weight takes the last axis of what comes before it, and that its bias fits."""
     size = x.shape[-1]
-    if w is None or w.ndim != 2 or w.shape[0] != size:
+    if w.ndim != 2 or w.shape[0] != size:
         raise ValueError(
-            f"{name} has shape {None if w is None else tuple(w.shape)}, {before} has shape {tuple(x.shape)}:"
+            f"{name} has shape {tuple(w.shape)}, {before} has shape {tuple(x.shape)}:"
             f" {name} must be ({rows}, {columns}) with {rows} = {size}"
         )
     if b is not None and tuple(b.shape) != (w.shape[1],):

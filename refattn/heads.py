@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.attention import attention, check_shapes, checked_dropout
 from refattn.feedforward import linear
 from refattn.masks import visible
@@ -88,7 +88,7 @@ class PackedMultiHeadParams(NamedTuple):
         (4, 8)
         """
         heads, kv_heads = _head_counts(heads, kv_heads)
-        backend.namespace(**self._asdict())
+        backend.floating(**self._asdict(), optional="b_qkv b_o q_norm k_norm")
         _matrix("w_qkv", self.w_qkv, "(E, H·D + G·D + G·Dv)")
         _matrix("w_o", self.w_o, "(H·Dv, E_out)")
         values = _columns("w_o", self.w_o.shape[0], heads, "rows", "H·Dv") * kv_heads
@@ -267,9 +267,10 @@ def grouped_query_attention(
     >>> grouped_query_attention(q, k, v)[:, 0, 0]
     array([1., 1., 2., 2.])
     """
-    xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks)
-    arguments, _ = grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_positions)
-    out, lse = attention(**arguments, scale=scale, softcap=softcap, return_lse=True)
+    return_lse = backend.flag("return_lse", return_lse)
+    xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks, optional="bias sinks")
+    given, _ = grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_positions)
+    out, lse = attention(**given, scale=scale, softcap=softcap, return_lse=True)
     heads, n = q.shape[-3:-1]
     out = xp.reshape(out, (*out.shape[:-4], heads, *out.shape[-2:]))
     if not return_lse:
@@ -315,6 +316,12 @@ def multi_query_attention(q, k, v, mask=None, **options):
     >>> multi_query_attention(np.zeros((4, 1, 3)), np.zeros((5, 3)), np.ones((5, 2))).shape
     (4, 1, 2)
     """
+    q, k, v = one_key_head(q, k, v)
+    return grouped_query_attention(q, k[..., None, :, :], v[..., None, :, :], mask, **options)
+
+
+def one_key_head(q, k, v):
+    """The arguments of multi-query attention, checked: keys and values have no head axis."""
     _, q, k, v = backend.floating(q=q, k=k, v=v)
     backend.rank("q", q, 3, "(..., H, N, D)")
     for name, x, shape in (("k", k, "(..., M, D)"), ("v", v, "(..., M, Dv)")):
@@ -324,7 +331,7 @@ def multi_query_attention(q, k, v, mask=None, **options):
                 f"{name} has shape {tuple(x.shape)}, q has {tuple(q.shape)}: {name} must be {shape},"
                 " without a head axis, so it has fewer axes than q (grouped_query_attention takes G key/value heads)"
             )
-    return grouped_query_attention(q, k[..., None, :, :], v[..., None, :, :], mask, **options)
+    return q, k, v
 
 
 def multi_head_attention(
@@ -343,7 +350,7 @@ def multi_head_attention(
     dropout=None,
     q_positions=None,
     k_positions=None,
-    qk_norm_eps=1e-6,
+    qk_norm_eps=None,
 ):
     r"""Multi-head attention with its projections: self-attention, cross-attention, grouped-query or multi-query.
 
@@ -379,7 +386,7 @@ def multi_head_attention(
         Positions of the tokens, without a head axis, for `rope` and for a mask rule. Default: keys 0 to M - 1, queries
         the last N of M.
     qk_norm_eps : float, default 1e-6
-        The eps of RMSNorm on queries and keys.
+        The eps of RMSNorm on queries and keys; goes with gains for them.
 
     Returns
     -------
@@ -410,6 +417,8 @@ def multi_head_attention(
     xp, heads, kv_heads, x_q, x_kv, params, bias, sinks, q_positions, k_positions = multi_head_arguments(
         x_q, x_kv, params, heads, kv_heads, bias, sinks, q_positions, k_positions
     )
+    qk_norm_eps = checked_norm_eps(qk_norm_eps, params)
+    arguments.function("rope", rope, "x", "positions")
     n, m = x_q.shape[-2], x_kv.shape[-2]
 
     q = linear(xp, x_q, params.w_q, params.b_q)  # (..., N, H·D)
@@ -442,13 +451,11 @@ def multi_head_attention(
 def multi_head_arguments(x_q, x_kv, params, heads, kv_heads, bias, sinks, q_positions, k_positions):
     """The arguments of `multi_head_attention` checked and in one dtype, after their array library."""
     heads, kv_heads = _head_counts(heads, kv_heads)
-    if isinstance(params, PackedMultiHeadParams):
+    if isinstance(arguments.params(params, MultiHeadParams, PackedMultiHeadParams), PackedMultiHeadParams):
         params = params.unpack(heads, kv_heads)
-    if not isinstance(params, MultiHeadParams):
-        raise TypeError(f"params is a {type(params).__name__}; it must be MultiHeadParams or PackedMultiHeadParams")
     x_kv = x_q if x_kv is None else x_kv
     xp, x_q, x_kv, bias, sinks, *arrays = backend.floating(
-        x_q=x_q, x_kv=x_kv, bias=bias, sinks=sinks, **params._asdict()
+        x_q=x_q, x_kv=x_kv, bias=bias, sinks=sinks, **params._asdict(), optional=f"bias sinks {OPTIONAL_WEIGHTS}"
     )
     params = MultiHeadParams(*arrays)
     _check_params(x_q, x_kv, params, heads, kv_heads)
@@ -456,6 +463,15 @@ def multi_head_arguments(x_q, x_kv, params, heads, kv_heads, bias, sinks, q_posi
     q_positions = _positions(xp, "q_positions", q_positions, x_q.shape[-2], "N", x_q)
     k_positions = _positions(xp, "k_positions", k_positions, x_kv.shape[-2], "M", x_q)
     return xp, heads, kv_heads, x_q, x_kv, params, bias, sinks, q_positions, k_positions
+
+
+def checked_norm_eps(eps, params):
+    """The eps of the norms of queries and keys, which must be there if it is given."""
+    if eps is None:
+        return 1e-6
+    if params.q_norm is None and params.k_norm is None:
+        arguments.unused("q_norm or k_norm in params", qk_norm_eps=eps)
+    return backend.number("qk_norm_eps", eps, least=0)
 
 
 def normalised_heads(x, heads, gain, eps):
@@ -492,7 +508,7 @@ def _check_params(x_q, x_kv, params, heads, kv_heads):
     if k_width != width:
         raise ValueError(
             f"w_k has {params.w_k.shape[1]} columns for G={kv_heads}, w_q has {params.w_q.shape[1]} for H={heads}:"
-            f" their head sizes {k_width} and {width} are both D"
+            f" their head sizes {k_width} and {width} are both D, with heads = {heads} and kv_heads = {kv_heads}"
         )
     v_width = _columns("w_v", params.w_v.shape[1], kv_heads, "columns", "G·Dv")
     if params.w_o.shape[0] != heads * v_width:
@@ -511,6 +527,9 @@ def _check_params(x_q, x_kv, params, heads, kv_heads):
             )
 
 
+OPTIONAL_WEIGHTS = "b_q b_k b_v b_o q_norm k_norm"
+
+
 def _matrix(name, w, shape):
     if w.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(w.shape)}; it must be {shape}")
@@ -524,7 +543,7 @@ def _vector(name, b, size, meaning):
 def _columns(name, size, heads, what, letters):
     """The size of one of `heads` equal parts."""
     if size % heads:
-        raise ValueError(f"{name} has {size} {what}; they are {letters}, a multiple of {heads}")
+        raise ValueError(f"{name} has {size} {what}; they are {letters}, a multiple of {heads} heads")
     return size // heads
 
 
@@ -541,8 +560,8 @@ def grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_po
     heads, kv_heads = _grouping(q, k, v)
     n, m = q.shape[-2], k.shape[-2]
     mask = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
-    backend.boolean(xp, keep=keep)
-    for name, x, place in (("bias", bias, -3), ("mask", mask, -3), ("keep", keep, -3), ("sinks", sinks, -1)):
+    backend.boolean(xp, **{"dropout keep": keep})
+    for name, x, place in (("bias", bias, -3), ("mask", mask, -3), ("dropout keep", keep, -3), ("sinks", sinks, -1)):
         _head_axis(name, x, place, heads)
     # With one key/value head only: shapes are checked as the caller knows them, before they are regrouped.
     lead = check_shapes(q, k[..., :1, :, :], v[..., :1, :, :], bias, sinks)[2]
@@ -554,7 +573,7 @@ def grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_po
     def grouped(x, place):
         return None if x is None else _regrouped(xp, x, place, kv_heads)
 
-    arguments = {
+    given = {
         "q": grouped(q, -3),  # (..., G, H/G, N, D)
         "k": k[..., None, :, :],  # (..., G, 1, M, D): every query head of the group reads the same key/value head
         "v": v[..., None, :, :],
@@ -563,7 +582,7 @@ def grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_po
         "sinks": grouped(sinks, -1),
         "dropout": None if keep is None else (grouped(keep, -3), rate),
     }
-    return arguments, grouped
+    return given, grouped
 
 
 def _head_counts(heads, kv_heads):

@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from refattn import backend
+from refattn import arguments, backend
+
+_BYTES_A_PAIR = 20  # while a rule is evaluated: differences of int64 positions, and truth values
+
+_DEEPEST = 100  # Python's own limit comes later, and says less
 
 DATA_AXES = {  # the data that a rule may carry, and the axes that they have beside leading ones
     "padding": {"lengths": 0, "starts": 0},
@@ -53,7 +57,14 @@ class Mask:
     """
 
     def __init__(self, rule, name="Mask", parts=(), **arguments):
+        if not callable(rule) or isinstance(rule, type):
+            raise TypeError(f"rule is {backend.shown(rule)}; it must be a function of positions i and j")
         self._rule = rule
+        self._depth = 1 + max((part._depth for part in parts), default=0)
+        if self._depth > _DEEPEST:
+            raise ValueError(
+                f"a mask of rules combined {self._depth} deep; at most {_DEEPEST}: combine them in pairs, and those in pairs"
+            )
         self.name, self.parts, self.arguments = name, tuple(parts), arguments
 
     def admits(self, i, j):
@@ -68,9 +79,11 @@ class Mask:
         -------
         bool array that broadcasts to (..., N, M)
         """
-        backend.namespace(i=i, j=j)
+        like = next((x for x in (i, j) if x is not None), np.empty(0))
+        i, j = backend.integers(backend.namespace(i=like), like, i=i, j=j)
         backend.rank("i", i, 2, "(..., N, 1) or (..., N, M)")
         backend.rank("j", j, 2, "(..., 1, M) or (..., N, M)")
+        backend.broadcast("positions", i=i.shape, j=j.shape)
         return self._rule(i, j)
 
     def block(self, q_positions, k_positions, *, like=None):
@@ -105,8 +118,14 @@ class Mask:
         backend.broadcast("leading axes", q_positions=i.shape[:-1], k_positions=j.shape[:-1])
         i, j = i[..., :, None], j[..., None, :]
         allowed = backend.boolean(xp, **{"the rule's result": self._rule(i, j)})
-        if allowed.shape == np.broadcast_shapes(allowed.shape, i.shape, j.shape):
+        whole = (i.shape[-2], j.shape[-1])
+        if allowed.shape[-2:] == whole and allowed.ndim >= max(i.ndim, j.ndim):
             return allowed
+        if any(size not in (1, n) for size, n in zip(allowed.shape[-2:], whole[-min(allowed.ndim, 2) :], strict=False)):
+            raise ValueError(
+                f"the rule's result has shape {tuple(allowed.shape)}; it must broadcast to (..., N, M) = (..., {whole})"
+            )
+        backend.broadcast("leading axes", rule=allowed.shape[:-2], q_positions=i.shape[:-2], k_positions=j.shape[:-2])
         return allowed & (i == i) & (j == j)  # an array of its own: a broadcast view could not be written to
 
     def dense(self, n, m, *, q_positions=None, k_positions=None, like=None):
@@ -149,6 +168,8 @@ class Mask:
         array([[1, 0, 0, 0],
                [1, 1, 0, 0]])
         """
+        n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
+        arguments.room(_BYTES_A_PAIR * n * m + 64 * (n + m), n=n, m=m)
         like = self._like(like=like, q_positions=q_positions, k_positions=k_positions)
         q_positions, k_positions = positions_of(n, m, q_positions, k_positions, like=like)
         return self.block(q_positions, k_positions, like=like)
@@ -174,8 +195,14 @@ class Mask:
         >>> (causal() & ~padding(5)).rewritten(lambda rule: padding(3) if rule.name == "padding" else rule)
         (causal() & ~padding(lengths=3, starts=0))
         """
+        if change is None:
+            raise TypeError("change is None; it must be a function of a rule, which returns a Mask")
+        arguments.function("change", change, "rule")
         if not self.parts:
-            return change(self)
+            changed = change(self)
+            if not isinstance(changed, Mask):
+                raise TypeError(f"change returns {backend.shown(changed)} for {self}; it must return a Mask")
+            return changed
         parts = [part.rewritten(change) for part in self.parts]
         return ~parts[0] if self.name == "not" else parts[0] & parts[1] if self.name == "and" else parts[0] | parts[1]
 
@@ -187,10 +214,18 @@ class Mask:
         >>> padding(5, 1).with_arguments(lengths=3)
         padding(lengths=3, starts=1)
         """
-        return globals()[self.name](**{**self.arguments, **changed})
+        if self.name not in _BUILDERS:
+            raise ValueError(f"{self} has no arguments to change: no function of refattn.masks has built it")
+        unknown = changed.keys() - self.arguments.keys()
+        if unknown:
+            raise TypeError(f"{self} has no argument {', '.join(sorted(unknown))}")
+        return _BUILDERS[self.name](**{**self.arguments, **changed})
 
     def _like(self, **candidates):
         """The first array among the candidates and the rule's data, whose library and device decide."""
+        like = candidates["like"]
+        if like is not None and not _is_array(like):
+            backend.array("like", like)
         name, x = next((item for item in candidates.items() if _is_array(item[1])), ("like", None))
         backend.namespace(**{name: x})
         return next((data for data in (x, *self._data()) if _is_array(data)), np.empty(0))
@@ -247,7 +282,8 @@ def _combine(a, b, name, operation):
 
     def rule(i, j):
         of_a, of_b = a._rule(i, j), b._rule(i, j)
-        backend.broadcast("shapes of two rules", **{repr(a): of_a.shape, repr(b): of_b.shape})
+        if of_a.shape != of_b.shape:  # names are long for rules of many parts
+            backend.broadcast("shapes of two rules", **{repr(a): of_a.shape, repr(b): of_b.shape})
         return operation(of_a, of_b)
 
     return Mask(rule, name, (a, b))
@@ -255,10 +291,12 @@ def _combine(a, b, name, operation):
 
 def visible(mask, n, m, *, q_positions=None, k_positions=None, like):
     """A mask argument, rule or array, as a bool array (..., N, M), or None where everything is visible."""
-    if mask is None:
-        return None
     if isinstance(mask, Mask):
         return mask.dense(n, m, q_positions=q_positions, k_positions=k_positions, like=like)
+    if q_positions is not None or k_positions is not None:  # nobody asks for them here, but they must be right
+        positions_of(n, m, q_positions, k_positions, like=like)
+    if mask is None:
+        return None
     xp = backend.namespace(like=like)
     if not hasattr(mask, "dtype"):
         raise TypeError(f"mask is a {type(mask).__name__}; it must be a boolean array or a rule of refattn.masks")
@@ -682,7 +720,9 @@ def tree(parents, prefix=0):
         last = prefix + count - 1
         for name, positions in (("query", i), ("key", j)):
             if bool(xp.any(positions > last)):
-                raise ValueError(f"the tree ends at position {last} (prefix + T - 1), but a {name} lies past it")
+                raise ValueError(
+                    f"the tree ends at position {last} (prefix + T - 1, for T parents), but a {name} lies past it"
+                )
         seen = (j <= i) & (j < prefix)
         up = backend.integers(xp, i, parents=parents)
         if count == 0:
@@ -698,13 +738,22 @@ def tree(parents, prefix=0):
     return Mask(rule, "tree", parents=parents, prefix=prefix)
 
 
+_BUILDERS = {
+    function.__name__: function
+    for function in (
+        everything, causal, window, dilated, block, neighbours, chunked, strided, fixed, global_tokens, prefix, padding,
+        documents, tree,
+    )
+}  # fmt: skip
+
+
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
 def _reach(name, value):
     if value is None:
         return None
-    value = backend.integer(name, value)
+    value = backend.integer(name, value, most=_BEYOND)
     if value < 0:
         raise ValueError(f"{name} is {value}; it must be at least 0, or None where the side is unbounded")
     return value
@@ -722,6 +771,9 @@ def _within(difference, before, after):
 _FARTHEST = 2**63 - 1  # no two int64 positions that a rule can subtract are farther apart
 
 
+_BEYOND = 2**100  # a reach may be longer than any distance, but not any integer
+
+
 def _is_array(x):
     return hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, np.generic)
 
@@ -730,10 +782,7 @@ def _check_data(name, values, *, axes=0, least=None, below_own_index=False):
     """The shape of a rule's data, which must be integers; checked when the rule is made, not when it is used."""
     like = values if _is_array(values) else np.empty(0)
     xp = backend.namespace(**{name: like})
-    try:
-        values = backend.integers(xp, like, **{name: values})
-    except ValueError:
-        raise ValueError(f"{name} must be a full array; its rows have different lengths") from None
+    values = backend.integers(xp, like, **{name: values})
     if values.ndim < axes:
         raise ValueError(f"{name} is a single number; it must be a list, or an array of at least one axis")
     if least is not None and bool(xp.any(values < least)):

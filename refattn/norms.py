@@ -4,7 +4,7 @@ import itertools
 import math
 from typing import NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 
 
 class DeepNormConstants(NamedTuple):
@@ -65,10 +65,10 @@ def layer_norm(x, gamma, beta=None, *, eps=1e-5, axis=-1):
     >>> layer_norm(np.array([1.0, 3.0]), gamma=np.array([1.0, 2.0]), eps=0.0)
     array([-1.,  2.])
     """
-    xp, x, gamma, beta = backend.floating(x=x, gamma=gamma, beta=beta)
+    xp, x, gamma, beta = backend.floating(x=x, gamma=gamma, beta=beta, optional="gamma beta")
     axes = checked_axes(axis, x)
     gamma, beta = fitted(xp, "gamma", gamma, x, axes), fitted(xp, "beta", beta, x, axes)
-    eps = checked_epsilon(eps)
+    eps = backend.number("eps", eps, least=0)
 
     centred = x - mean_over(xp, x, axes)
     centred = centred - mean_over(xp, centred, axes)  # what rounding left of the mean, however large it was
@@ -117,10 +117,10 @@ def rms_norm(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
     >>> rms_norm(np.array([1.0, 7.0]), gamma=np.array([1.0, 2.0]), eps=0.0)
     array([0.2, 2.8])
     """
-    xp, x, gamma = backend.floating(x=x, gamma=gamma)
+    xp, x, gamma = backend.floating(x=x, gamma=gamma, optional="gamma")
     axes = checked_axes(axis, x)
     gamma = fitted(xp, "gamma", gamma, x, axes)
-    eps = checked_epsilon(eps)
+    eps, unit_offset = backend.number("eps", eps, least=0), checked_offset(unit_offset, gamma)
 
     y = x / xp.sqrt(mean_over(xp, x * x, axes) + eps)
     if gamma is None:
@@ -181,6 +181,13 @@ def deepnorm_constants(part, *, encoder_layers=0, decoder_layers=0):
     return DeepNormConstants(0.81 * depth, 0.87 / depth)
 
 
+def checked_offset(unit_offset, gamma):
+    """Whether 1 is added to the gain, which must be given if so."""
+    if backend.flag("unit_offset", unit_offset) and gamma is None:
+        arguments.unused("gamma", unit_offset=unit_offset)
+    return unit_offset
+
+
 def mean_over(xp, x, axes):
     """The mean over some axes, which stay with length 1 (of nothing: NaN, of which no entry is left to see)."""
     return xp.sum(x, axis=axes, keepdims=True) / float(math.prod(x.shape[n] for n in axes))
@@ -203,13 +210,6 @@ def fitted(xp, name, weight, x, axes):
     if tuple(weight.shape) != shape:
         raise ValueError(
             f"{name} has shape {tuple(weight.shape)}, x has shape {tuple(x.shape)}:"
-            f" {name} must have the shape of the normalised axes, {shape}"
+            f" {name} must have the shape of the normalised axes, {shape}, which axis says"
         )
     return xp.reshape(weight, tuple(x.shape[n] if n in axes else 1 for n in range(x.ndim)))
-
-
-def checked_epsilon(eps):
-    eps = backend.number("eps", eps)
-    if not eps >= 0:
-        raise ValueError(f"eps is {eps}; it must be at least 0")
-    return eps

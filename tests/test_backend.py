@@ -134,7 +134,7 @@ def test_scalars():
     for bad, error, message in (
         (lambda: backend.number("scale", "x"), TypeError, "scale must be a real number, not 'x'"),
         (lambda: backend.number("eps", 0.0, positive=True), ValueError, "eps is 0.0; it must be positive"),
-        (lambda: backend.number("eps", math.nan, positive=True), ValueError, "eps is nan; it must be positive"),
+        (lambda: backend.number("eps", math.nan, positive=True), ValueError, "eps is nan; it must be finite"),
         (lambda: backend.integer("n", 1.5), TypeError, "n must be an integer, not 1.5"),
         (lambda: backend.integer("n", True), TypeError, "n must be an integer, not True"),
         (lambda: backend.integer("n", 0, least=1), ValueError, "n is 0; it must be at least 1"),

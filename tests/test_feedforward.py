@@ -361,7 +361,7 @@ def test_errors_of_the_networks_say_what_was_wrong(library):
           feed_forward, x, params._replace(b_out=np.zeros(5)))  # fmt: skip
     fails(ValueError, r"w_in has shape \(1, 3, 5\)", feed_forward, x, params._replace(w_in=params.w_in[None]))
     fails(ValueError, r"x has shape \(\); it must be \(\.\.\., E\)", feed_forward, np.array(1.0), params)
-    fails(ValueError, r"w_out has shape None", feed_forward, x, params._replace(w_out=None))
+    fails(TypeError, "w_out is None; it must be a NumPy or CuPy array", feed_forward, x, params._replace(w_out=None))
     fails(ValueError, r"w_up has 4 columns, w_gate has 5: both are F in \(E, F\)",
           gated_feed_forward, x, gated._replace(w_up=np.zeros((3, 4)), b_up=None))  # fmt: skip
     fails(ValueError, r"b_up has shape \(4,\), w_up has shape \(3, 5\)",

@@ -239,7 +239,7 @@ def test_errors_say_what_was_wrong(library):
     with pytest.raises(TypeError, match=r"axis must be an integer, not 1\.0"):
         layer_norm(x, None, axis=1.0)
     for eps in (-1e-9, float("nan")):
-        with pytest.raises(ValueError, match=r"eps is .*; it must be at least 0"):
+        with pytest.raises(ValueError, match=r"eps is (-1e-09; it must be at least 0|nan; it must be finite)"):
             layer_norm(x, gamma, eps=eps)
     with pytest.raises(TypeError, match="eps must be a real number, not '1e'"):
         rms_norm(x, gamma, eps="1e")

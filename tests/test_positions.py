@@ -504,7 +504,7 @@ def test_scalings_from_model_configurations():
         (Llama3(8.0, -2.0, -1.0, 8192), "low_frequency_factor is -2.0; it must be positive"),
         (Llama3(8.0, 1.0, -1.0, 8192), "high_frequency_factor is -1.0; it must be positive"),
         (LongRoPE([1.0] * 4, [1.0] * 4, 512, 1024, 512, -1.0), "attention_factor is -1.0; it must be positive"),
-        (NTK(float("nan")), "factor is nan; it must be at least 1"),
+        (NTK(float("nan")), "factor is nan; it must be finite"),
         (DynamicNTK(2.0, 0, 512), "original_length is 0; it must be at least 2"),
         (DynamicNTK(2.0, 512, 0.5), "length must be an integer"),
         (YaRN(2.0, 1024, beta_fast=1.0, beta_slow=32.0), "leave no ramp: it would run from index"),
@@ -793,7 +793,7 @@ def test_errors_of_biases():
     q, k = np.zeros((2, 1, 2), dtype=np.int64), np.zeros((3, 1, 3), dtype=np.int64)
     with pytest.raises(ValueError, match=r"do not broadcast: q_positions \(2, 1\), k_positions \(3, 1\)"):
         alibi_bias(np.ones(4), 2, 3, q_positions=q, k_positions=k)
-    with pytest.raises(TypeError, match="relative is a int; it must be an integer array"):
+    with pytest.raises(TypeError, match="relative is a int; it must be a NumPy or CuPy array"):
         relative_position_bucket(3)
     with pytest.raises(TypeError, match="relative has dtype float64; it must be an integer dtype"):
         relative_position_bucket(np.zeros(2))

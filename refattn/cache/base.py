@@ -106,6 +106,8 @@ class Cache:
     def _checked(self, k, v):
         """New tokens, which must look like those before: the array library, both arrays and how many tokens."""
         a, b = self.names
+        for name, x in ((a, k), (b, v)):
+            backend.array(name, x)
         xp = backend.namespace(**{a: k, b: v})
         for name, x in ((a, k), (b, v)):
             backend.rank(name, x, 2, "(..., N, D)")

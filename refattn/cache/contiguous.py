@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from refattn import backend, masks
+from refattn import arguments, backend, masks
 from refattn.cache.base import Cache, Cached, CacheError, Rows, nbytes_of
 
 
@@ -75,11 +75,12 @@ class KVCache(Cache):
         CacheError
             A place is not below `length`, or they do not increase. The cache is unchanged.
         """
-        places = [backend.integer("places", place, least=0) for place in places]
+        places = [backend.integer("places", place, least=0) for place in arguments.listed("places", places, "places")]
         if any(b <= a for a, b in pairwise(places)) or (places and places[-1] >= self.length):
             raise CacheError(f"places {places} must increase and be below the {self.length} tokens that are there")
-        self._keys.keep(places)
-        self._values.keep(places)
+        if self._shapes is not None:
+            self._keys.keep(places)
+            self._values.keep(places)
         self.length = len(places)
 
     def _take(self, xp, indices):
@@ -160,7 +161,23 @@ class HeldLatents(NamedTuple):
 
     def append(self, latents, rope_keys):
         """What the new tokens attend to, as `LatentKVCache.append` gives it."""
-        xp = backend.namespace(latents=latents, rope_keys=rope_keys)
+        new, held = {"latents": latents, "rope_keys": rope_keys}, self._asdict()
+        for given in (held, new):
+            backend.floating(**given)
+            for name, x in given.items():
+                backend.rank(name, x, 2, "(..., N, R)" if name == "latents" else "(..., N, Dr)")
+            if given["latents"].shape[:-1] != given["rope_keys"].shape[:-1]:
+                raise CacheError(
+                    f"rope_keys has shape {tuple(given['rope_keys'].shape)}, latents {tuple(given['latents'].shape)}:"
+                    " all but the last axis must agree"
+                )
+        for name, x in new.items():
+            before = held[name].shape
+            if x.shape[:-2] != before[:-2] or x.shape[-1] != before[-1]:
+                raise CacheError(
+                    f"{name} has shape {tuple(x.shape)}, those held have {tuple(before)}: all but N must agree"
+                )
+        xp = backend.namespace(**held, **{f"new {name}": x for name, x in new.items()})
         end = self.length + latents.shape[-2]
         return CachedLatents(
             xp.concat([self.latents, latents], axis=-2),
@@ -200,6 +217,8 @@ class CrossKVCache(Cache):
 
     def read(self, queries=1) -> Cached:
         """What `queries` queries attend to, at any step."""
+        queries = backend.integer("queries", queries, least=0)
+        arguments.room(64 * queries, queries=queries)
         positions = self._positions(0, self.length)
         return Cached(self._keys, self._values, positions, self._positions(0, queries))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.cache.base import CacheError
 from refattn.cache.contiguous import CrossKVCache, KVCache
 from refattn.cache.paged import PagedKVCache, PagePool
@@ -12,11 +12,17 @@ from refattn.heads import grouped_query_attention
 from refattn.positions import rope
 
 CACHES = ("contiguous", "rolling", "sink", "paged", "quantized", "cross")
+_OPTIONS = {  # which options of `decode` go with which cache
+    "rolling": ("window",),
+    "sink": ("first", "recent", "positions"),
+    "paged": ("page_size",),
+    "quantized": ("bits", "group", "residual"),
+}
 
 
 def decode(
-    q, k, v, blocks, *, cache="contiguous", window=None, first=None, recent=None, positions="cache", page_size=None,
-    bits=None, group=None, residual=None, rope_base=None, layout="half", **options,
+    q, k, v, blocks, *, cache="contiguous", window=None, first=None, recent=None, positions=None, page_size=None,
+    bits=None, group=None, residual=None, rope_base=None, layout=None, **options,
 ):  # fmt: skip
     """Causal attention through a cache: tokens come in blocks, and may be taken back.
 
@@ -35,7 +41,7 @@ def decode(
     window : int
         Of a rolling cache (`RollingKVCache`), which keeps as much slack as the blocks take back.
     first, recent, positions : int, int, {"cache", "absolute"}
-        Of a cache with sinks (`SinkKVCache`).
+        Of a cache with sinks (`SinkKVCache`); positions by default "cache".
     page_size : int
         Of a paged cache (`PagedKVCache`).
     bits, group, residual : int
@@ -43,8 +49,8 @@ def decode(
     rope_base : float, optional
         Rotate queries and keys by their positions, with this base. Keys are cached rotated, but in a cache whose
         positions are those of the cache, which rotates them when they are read.
-    layout : {"half", "interleaved"}
-        Of the rotation.
+    layout : {"half", "interleaved"}, default "half"
+        Of the rotation; goes with `rope_base`.
     **options
         scale, softcap, sinks: as for `attention`.
 
@@ -56,7 +62,8 @@ def decode(
     Raises
     ------
     TypeError, ValueError
-        Shapes do not agree; the blocks do not add up to T, or take back what is not there or is lost.
+        Shapes do not agree; the blocks do not add up to T, or take back what is not there or is lost; an option of
+        another cache is given.
 
     Notes
     -----
@@ -73,6 +80,23 @@ def decode(
     True
     """
     xp, q, k, v = backend.floating(q=q, k=k, v=v)
+    backend.choice("cache", cache, CACHES)
+    given = {
+        "window": window, "first": first, "recent": recent, "positions": positions, "page_size": page_size,
+        "bits": bits, "group": group, "residual": residual,
+    }  # fmt: skip
+    for kind, names in _OPTIONS.items():
+        if kind != cache:
+            arguments.unused(f"cache={kind!r}", **{name: given[name] for name in names})
+    _check_numbers(cache, {name: given[name] for name in _OPTIONS.get(cache, ())})
+    positions = "cache" if positions is None else positions
+    if rope_base is not None:
+        rope_base = backend.number("rope_base", rope_base, positive=True)
+    else:
+        arguments.unused("rope_base", layout=layout)
+    layout = "half" if layout is None else layout
+    for name in options.keys() - {"scale", "softcap", "sinks"}:
+        raise TypeError(f"decode has no option {name!r}; it passes on scale, softcap and sinks")
     blocks = _events(q, k, v, blocks, cache)
     slack = _taken_back(blocks)
     plan = {
@@ -83,7 +107,7 @@ def decode(
         "quantized": lambda: QuantizedKVCache(bits, group, residual),
         "cross": lambda: CrossKVCache(k, v),
     }
-    held = plan[backend.choice("cache", cache, CACHES)]()
+    held = plan[cache]()
     rotated_when_read = cache == "sink" and positions == "cache"
 
     def rotated(x, where):
@@ -145,7 +169,9 @@ def tree_positions(parents, prefix=0):
     [10, 11, 11, 12]
     """
     depths: list[int] = []
-    for node, parent in enumerate(parents):
+    prefix = backend.integer("prefix", prefix, least=0)
+    for node, parent in enumerate(arguments.listed("parents", parents, "integers")):
+        parent = backend.integer("parents", parent)
         if not -1 <= parent < node:
             raise ValueError(f"parents has {parent} at node {node}; a parent is a smaller index, or -1")
         depths.append(0 if parent == -1 else depths[parent] + 1)
@@ -162,17 +188,29 @@ def _events(q, k, v, blocks, cache):
         if x.shape[0] != q.shape[0]:
             raise ValueError(f"{name} has {x.shape[0]} sequences, q has {q.shape[0]}: all are B")
     events: list = []
-    for n in blocks:
+    for n in arguments.listed("blocks", blocks, "numbers of tokens, and of indices of the batch"):
         if isinstance(n, list | tuple):
-            if len(n) != q.shape[0]:
-                raise ValueError(f"blocks reorder the batch by {list(n)}; there must be B = {q.shape[0]} indices")
-            events.append(list(n))
+            indices = [backend.integer("blocks", index) for index in n]
+            if len(indices) != q.shape[0] or not all(0 <= index < q.shape[0] for index in indices):
+                raise ValueError(
+                    f"blocks reorder the batch by {backend.shown(indices)}; there must be B = {q.shape[0]} indices below B"
+                )
+            events.append(indices)
         else:
             events.append(backend.integer("blocks", n))
     come = sum(max(n, 0) for n in events if isinstance(n, int))
     if come != q.shape[-2]:
-        raise ValueError(f"blocks {events} bring {come} tokens; q has T = {q.shape[-2]}")
+        raise ValueError(f"blocks {backend.shown(events)} bring {come} tokens; q has T = {q.shape[-2]}")
     return events
+
+
+def _check_numbers(cache, given):
+    """The options of a cache, of which all but the positions are integers and must be given."""
+    for name, value in given.items():
+        if name != "positions":
+            if value is None:
+                raise ValueError(f"{name} is None; it must be given with cache={cache!r}")
+            backend.integer(name, value)
 
 
 def _taken_back(blocks):

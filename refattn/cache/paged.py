@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.cache.base import Cache, Cached, CacheError, bits
 
 
@@ -37,12 +37,14 @@ class PagePool:
     """
 
     def __init__(self, pages, page_size, kv_heads, head_dim, value_dim=None, *, like=None):
+        xp, _ = backend.floating(like=np.empty(0, dtype=np.float32) if like is None else like)
         like = np.empty(0, dtype=np.float32) if like is None else like
-        xp = backend.namespace(like=like)
         self.pages = backend.integer("pages", pages, least=1)
         self.page_size = backend.integer("page_size", page_size, least=1)
         heads, d = backend.integer("kv_heads", kv_heads, least=1), backend.integer("head_dim", head_dim, least=0)
         dv = d if value_dim is None else backend.integer("value_dim", value_dim, least=0)
+        size = self.pages * (self.page_size * heads * (d + dv) * bits(like) // 8 + 100)
+        arguments.room(size, pages=self.pages, page_size=self.page_size, kv_heads=heads, head_dim=d, value_dim=dv)
         self.keys = backend.empty(xp, (pages, heads, page_size, d), like)
         self.values = backend.empty(xp, (pages, heads, page_size, dv), like)
         self.references = [0] * pages
@@ -65,18 +67,28 @@ class PagePool:
 
     def take(self) -> int:
         """A free page, with one reference."""
+        if not self._free:
+            raise CacheError(f"the pool has no free page: all {self.pages} pages are in use")
         page = self._free.pop()
         self.references[page] = 1
         return page
 
+    def _page(self, page):
+        page = backend.integer("page", page, least=0)
+        if page >= self.pages or not self.references[page]:
+            raise CacheError(f"page is {page}; the pool has pages 0 to {self.pages - 1}, and it must be one in use")
+        return page
+
     def release(self, page):
         """One reference less; at none the page is free."""
+        page = self._page(page)
         self.references[page] -= 1
         if self.references[page] == 0:
             self._free.append(page)
 
     def copy(self, page) -> int:
         """A page of one's own instead of a shared one."""
+        page = self._page(page)
         own = self.take()
         self.keys[own, ...] = self.keys[page, ...]
         self.values[own, ...] = self.values[page, ...]
@@ -117,8 +129,12 @@ class PagedKVCache(Cache):
 
     def __init__(self, pool, batch=1):
         super().__init__()
+        if not isinstance(pool, PagePool):
+            raise TypeError(f"pool is {backend.shown(pool)}; it must be a PagePool")
         self.pool = pool
-        self.tables: list[list[int]] = [[] for _ in range(backend.integer("batch", batch, least=1))]
+        batch = backend.integer("batch", batch, least=1)
+        arguments.room(100 * batch, batch=batch)
+        self.tables: list[list[int]] = [[] for _ in range(batch)]
         self._like = pool.keys
         self._released = False
         self._fix_shapes()

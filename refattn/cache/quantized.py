@@ -60,9 +60,9 @@ def quantize(x, *, bits, group, axis=-1):
     [0, 1, 7, 15]
     """
     xp, x = backend.floating(x=x)
-    bits = backend.choice("bits", bits, (4, 8))
+    bits = backend.one_of_integers("bits", bits, (4, 8))
     axis = backend.axis(axis, x)
-    grouped = _grouped(xp, x, group, axis)
+    grouped = _grouped(xp, x, group, axis, "x")
     zero = xp.min(grouped, axis=axis + 1, keepdims=True)
     scale = (xp.max(grouped, axis=axis + 1, keepdims=True) - zero) / float(2**bits - 1)
     codes = xp.round((grouped - zero) / xp.where(scale == 0, 1.0, scale))
@@ -95,13 +95,21 @@ def dequantize(codes, scale, zero, *, axis=-1):
     [-1.0, 29.0]
     """
     xp, scale, zero = backend.floating(scale=scale, zero=zero)
+    backend.array("codes", codes)
+    codes = backend.integers(xp, scale, codes=codes)
     axis = backend.axis(axis, codes, "codes")
+    if scale.ndim != codes.ndim or any(
+        size != other for n, (size, other) in enumerate(zip(scale.shape, codes.shape, strict=True)) if n != axis
+    ):
+        raise ValueError(
+            f"scale has shape {tuple(scale.shape)}, codes {tuple(codes.shape)}: they may differ along axis {axis} alone"
+        )
     groups = scale.shape[axis]
     if tuple(zero.shape) != tuple(scale.shape) or (groups == 0) != (codes.shape[axis] == 0):
         raise ValueError(
             f"scale has shape {tuple(scale.shape)} and zero {tuple(zero.shape)}: they must agree, and fit codes"
         )
-    grouped = _grouped(xp, backend.cast(codes, scale.dtype), codes.shape[axis] // max(groups, 1) or 1, axis)
+    grouped = _grouped(xp, backend.cast(codes, scale.dtype), codes.shape[axis] // max(groups, 1) or 1, axis, "codes")
     if grouped.shape[axis] != groups:
         raise ValueError(
             f"codes has {codes.shape[axis]} entries along axis {axis}, scale has {groups} groups: they must divide"
@@ -110,12 +118,12 @@ def dequantize(codes, scale, zero, *, axis=-1):
     return xp.reshape(x, codes.shape)
 
 
-def _grouped(xp, x, group, axis):
+def _grouped(xp, x, group, axis, name):
     """One axis as (groups, group)."""
     group = backend.integer("group", group, least=1)
     length = x.shape[axis]
     if length % group:
-        raise ValueError(f"group is {group}; it must divide the {length} entries of axis {axis}")
+        raise ValueError(f"group is {group}; it must divide the {length} entries of axis {axis} of {name}")
     return xp.reshape(x, (*x.shape[:axis], length // group, group, *x.shape[axis + 1 :]))
 
 
@@ -149,7 +157,7 @@ class QuantizedKVCache(Cache):
 
     def __init__(self, bits=4, group=32, residual=128):
         super().__init__()
-        self.bits = backend.choice("bits", bits, (4, 8))
+        self.bits = backend.one_of_integers("bits", bits, (4, 8))
         self.group = backend.integer("group", group, least=1)
         self.residual = backend.integer("residual", residual, least=1)
         if self.residual % self.group:

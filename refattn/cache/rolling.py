@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from refattn import backend, masks
-from refattn.cache.base import Cache, Cached, CacheError, nbytes_of
+import math
+
+from refattn import arguments, backend, masks
+from refattn.cache.base import Cache, Cached, CacheError, bits, nbytes_of
 from refattn.cache.contiguous import KVCache
 
 
@@ -37,6 +39,7 @@ class RollingKVCache(Cache):
         self.window = backend.integer("window", window, least=1)
         self.slots = self.window + backend.integer("slack", slack, least=0)
         self.mask = masks.causal() & masks.window(self.window - 1, 0)
+        self._name = "window"  # as the caller knows it
         self._oldest = 0  # the first position that the ring still holds
 
     def append(self, k, v) -> Cached:
@@ -45,6 +48,10 @@ class RollingKVCache(Cache):
         if self._shapes is None:
             self._shapes, self._like = shapes, k
             lead, d, dv = shapes
+            arguments.room(
+                math.prod(lead) * self.slots * (d + dv) * bits(k) // 8,
+                **{self._name: self.window, "slack": self.slots - self.window},
+            )
             self._keys = backend.empty(xp, (*lead, self.slots, d), k)
             self._values = backend.empty(xp, (*lead, self.slots, dv), v)
         first = max(self._oldest, self.length - self.window + 1)
@@ -135,6 +142,7 @@ class SinkKVCache(Cache):
         self.positions = backend.choice("positions", positions, ("cache", "absolute"))
         self._sinks = KVCache(capacity=self.first)
         self._ring = RollingKVCache(self.recent, slack)
+        self._ring._name = "recent"
         self.mask = masks.causal()
         if positions == "absolute":
             self.mask = masks.causal() & (masks.window(self.recent - 1, 0) | masks.padding(self.first))

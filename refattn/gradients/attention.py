@@ -99,9 +99,10 @@ def attention_vjp(
     array([[2.]])
     """
     xp, d_out, d_lse, q, k, v, bias, sinks = backend.floating(
-        d_out=d_out, d_lse=d_lse, q=q, k=k, v=v, bias=bias, sinks=sinks
+        d_out=d_out, d_lse=d_lse, q=q, k=k, v=v, bias=bias, sinks=sinks, optional="d_lse bias sinks"
     )
     keep, rate = checked_dropout(dropout)
+    backend.rank("q", q, 2, "(..., N, D)")
     scale, cap = checked_scale(scale, q.shape[-1]), checked_softcap(softcap)
     stages = attention_stages(
         q,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import refattn
-from refattn import backend
+from refattn import arguments, backend
+from refattn.gradients.sums import checked_cotangent
 
 
 class Block(NamedTuple):
@@ -93,7 +94,8 @@ def checkpoint(x, blocks, *, every=None):
     >>> len(kept), every
     (3, 3)
     """
-    steps = [_block(n, block) for n, block in enumerate(blocks)]
+    backend.array("x", x)
+    steps = _steps(blocks)
     every = _stride(every, len(steps))
     kept = []
     for n, step in enumerate(steps):
@@ -140,13 +142,18 @@ def checkpoint_vjp(d_out, x, blocks, *, every=None):
     >>> float(checkpoint_vjp(np.array([1.0]), np.array([3.0]), ["relu", "squared_relu"]).x[0])  # of x²
     6.0
     """
-    steps = [_block(n, block) for n, block in enumerate(blocks)]
+    backend.array("d_out", d_out)
+    steps = _steps(blocks)
+    if isinstance(x, Checkpointed):
+        arguments.unused("an array x: a Checkpointed knows its own", every=every)
+        backend.integer("x.every", x.every, least=1)
     run = x if isinstance(x, Checkpointed) else checkpoint(x, blocks, every=every)
     if isinstance(x, Checkpointed) and len(run.kept) != math.ceil(len(steps) / run.every):
         raise ValueError(
             f"x holds {len(run.kept)} kept activations, one for every {run.every} blocks;"
             f" there are {len(steps)} blocks, for which it must hold {math.ceil(len(steps) / run.every)}"
         )
+    checked_cotangent("d_out", d_out, "what the last block returns", run.out.shape)
     gradients: list[Any] = [None] * len(steps)
     for start in reversed(range(0, len(steps), run.every)):
         segment = steps[start : start + run.every]
@@ -164,19 +171,34 @@ def _run(step, x):
     return step.function(x, **step.arguments)
 
 
+def _steps(blocks):
+    return [_block(n, block) for n, block in enumerate(arguments.listed("blocks", blocks, "blocks"))]
+
+
 def _block(number, block):
     """A block whose function and vjp are callables."""
     block = block if isinstance(block, Block) else Block(block)
     name = block.function
     if callable(name):
         name = next((known for known in dir(refattn) if getattr(refattn, known) is name), None)
-    function = getattr(refattn, name, None) if isinstance(block.function, str) else block.function
+    known = isinstance(name, str) and name in refattn.__all__
+    function = block.function if callable(block.function) else getattr(refattn, name) if known else None
     if not callable(function):
-        raise TypeError(f"block {number} is {block.function!r}; it must be a Block, a function, or the name of one")
-    vjp = block.vjp or getattr(refattn, f"{name}_vjp", None)
+        raise TypeError(
+            f"blocks: block {number} is {backend.shown(block.function)}; it must be a Block, a function, or the name of one"
+        )
+    if not isinstance(block.arguments, dict | None) or not all(isinstance(key, str) for key in block.arguments or {}):
+        raise TypeError(
+            f"blocks: block {number} has arguments {backend.shown(block.arguments)}; they must be a dict of names and values"
+        )
+    if block.vjp is not None and not callable(block.vjp):
+        raise TypeError(
+            f"blocks: block {number} has vjp {backend.shown(block.vjp)}; it must be a function of d_out and x"
+        )
+    vjp = block.vjp or (getattr(refattn, f"{name}_vjp", None) if known else None)
     if vjp is None:
         raise ValueError(
-            f"block {number} has no vjp, and refattn knows none for {block.function!r}: give Block(..., vjp=...)"
+            f"blocks: block {number} has no vjp, and refattn knows none for its function {backend.shown(block.function)}: give Block(..., vjp=...)"
         )
     return Block(function, block.arguments or {}, vjp)
 

@@ -3,15 +3,15 @@
 import math
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.feedforward import (
     ACTIVATIONS,
     FeedForwardParams,
     GatedFeedForwardParams,
+    activation_of,
     check_gated_weights,
     check_weights,
     linear,
-    named_weights,
     relu,
     silu,
 )
@@ -78,7 +78,7 @@ def linear_vjp(d_out, x, w, b=None):
     LinearGradients(x=array([[2.],
            [2.]]), w=array([[7.]]), b=None)
     """
-    xp, d_out, x, w, b = backend.floating(d_out=d_out, x=x, w=w, b=b)
+    xp, d_out, x, w, b = backend.floating(d_out=d_out, x=x, w=w, b=b, optional="b")
     backend.rank("x", x, 1, "(..., E)")
     if w.ndim != 2 or w.shape[0] != x.shape[-1]:
         raise ValueError(
@@ -136,7 +136,9 @@ def feed_forward_vjp(d_out, x, params, *, activation=relu, activation_vjp=None):
            [ 1.]])
     """
     function, function_vjp = _activation(activation, activation_vjp)
-    xp, d_out, x, *weights = backend.floating(d_out=d_out, x=x, **named_weights(params, FeedForwardParams))
+    xp, d_out, x, *weights = backend.floating(
+        d_out=d_out, x=x, **arguments.params(params, FeedForwardParams)._asdict(), optional="b_in b_out"
+    )
     p = check_weights(x, FeedForwardParams(*weights))
     checked_cotangent("d_out", d_out, "the result", (*x.shape[:-1], p.w_out.shape[1]))
 
@@ -184,7 +186,9 @@ def gated_feed_forward_vjp(d_out, x, params, *, activation=silu, activation_vjp=
     array([[6.]])
     """
     function, function_vjp = _activation(activation, activation_vjp)
-    xp, d_out, x, *weights = backend.floating(d_out=d_out, x=x, **named_weights(params, GatedFeedForwardParams))
+    xp, d_out, x, *weights = backend.floating(
+        d_out=d_out, x=x, **arguments.params(params, GatedFeedForwardParams)._asdict(), optional="b_gate b_up b_out"
+    )
     p = check_gated_weights(x, GatedFeedForwardParams(*weights))
     checked_cotangent("d_out", d_out, "the result", (*x.shape[:-1], p.w_out.shape[1]))
 
@@ -200,13 +204,13 @@ def gated_feed_forward_vjp(d_out, x, params, *, activation=silu, activation_vjp=
 
 def _activation(activation, vjp):
     """A function and its vector-Jacobian product, both of one array."""
-    if not callable(activation):
-        activation = ACTIVATIONS[backend.choice("activation", activation, tuple(ACTIVATIONS))]
+    arguments.function("activation_vjp", vjp, "d_out", "x")
+    activation = activation_of(activation)
     if vjp is None:
         vjp = next((ACTIVATION_VJPS[name] for name, known in ACTIVATIONS.items() if known is activation), None)
     if vjp is None:
         raise ValueError(
-            f"activation is {activation!r}, none of refattn's: give its vector-Jacobian product as activation_vjp"
+            f"activation is {backend.shown(activation)}, none of refattn's: give its vector-Jacobian product as activation_vjp"
         )
     return activation, _alone(vjp)
 

@@ -3,7 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn import rope as rotate_positions
 from refattn.feedforward import linear
 from refattn.gradients.attention import attention_vjp
@@ -12,14 +12,17 @@ from refattn.gradients.norms import rms_norm_vjp
 from refattn.gradients.positions import rope_vjp as rotate_positions_vjp
 from refattn.gradients.sums import checked_cotangent
 from refattn.heads import (
+    OPTIONAL_WEIGHTS,
     MultiHeadParams,
     PackedMultiHeadParams,
     Rope,
+    checked_norm_eps,
     grouped_arguments,
     grouped_query_attention,
     merge_heads,
     multi_head_arguments,
     normalised_heads,
+    one_key_head,
     split_heads,
 )
 
@@ -101,13 +104,13 @@ def grouped_query_attention_vjp(
     array([0.4, 0.4])
     """
     xp, d_out, d_lse, q, k, v, bias, sinks = backend.floating(
-        d_out=d_out, d_lse=d_lse, q=q, k=k, v=v, bias=bias, sinks=sinks
+        d_out=d_out, d_lse=d_lse, q=q, k=k, v=v, bias=bias, sinks=sinks, optional="d_lse bias sinks"
     )
-    arguments, grouped = grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_positions)
+    given, grouped = grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_positions)
     heads = q.shape[-3]
     _check_head_axis("d_out", d_out, -3, heads, "(..., H, N, Dv)")
     _check_head_axis("d_lse", d_lse, -2, heads, "(..., H, N)")
-    found = attention_vjp(grouped(d_out, -3), **arguments, d_lse=grouped(d_lse, -2), scale=scale, softcap=softcap)
+    found = attention_vjp(grouped(d_out, -3), **given, d_lse=grouped(d_lse, -2), scale=scale, softcap=softcap)
     shapes = {
         name: x.shape for name, x in (("q", q), ("k", k), ("v", v), ("bias", bias), ("sinks", sinks)) if x is not None
     }
@@ -144,7 +147,8 @@ def multi_query_attention_vjp(d_out, q, k, v, mask=None, **options):
     >>> multi_query_attention_vjp(np.ones((4, 1, 2)), np.zeros((4, 1, 3)), np.zeros((5, 3)), np.zeros((5, 2))).v.shape
     (5, 2)
     """
-    xp, _, k, v = backend.floating(q=q, k=k, v=v)
+    q, k, v = one_key_head(q, k, v)
+    xp = backend.namespace(q=q)
     found = grouped_query_attention_vjp(d_out, q, k[..., None, :, :], v[..., None, :, :], mask, **options)
     return found._replace(k=xp.reshape(found.k, k.shape), v=xp.reshape(found.v, v.shape))
 
@@ -168,7 +172,7 @@ def multi_head_attention_vjp(
     dropout=None,
     q_positions=None,
     k_positions=None,
-    qk_norm_eps=1e-6,
+    qk_norm_eps=None,
 ):
     r"""The gradients of multi-head attention with its projections, norms and rotations.
 
@@ -214,12 +218,19 @@ def multi_head_attention_vjp(
         x_q, x_kv, params, heads, kv_heads, bias, sinks, q_positions, k_positions
     )
     xp, d_out, q_in, kv_in, bias, sinks, *arrays = backend.floating(
-        d_out=d_out, x_q=q_in, x_kv=kv_in, bias=bias, sinks=sinks, **p._asdict()
+        d_out=d_out,
+        x_q=q_in,
+        x_kv=kv_in,
+        bias=bias,
+        sinks=sinks,
+        **p._asdict(),
+        optional=f"bias sinks {OPTIONAL_WEIGHTS}",
     )
     p = MultiHeadParams(*arrays)
     n, m = q_in.shape[-2], kv_in.shape[-2]
     q_at = backend.arange(xp, m - n, m, q_in) if q_positions is None else q_positions
     k_at = backend.arange(xp, 0, m, q_in) if k_positions is None else k_positions
+    qk_norm_eps = checked_norm_eps(qk_norm_eps, p)
     turn_back = _rope_vjp(rope, rope_vjp)
 
     q_wide, k_wide = linear(xp, q_in, p.w_q, p.b_q), linear(xp, kv_in, p.w_k, p.b_k)
@@ -279,7 +290,10 @@ def _packed(xp, p):
 
 def _rope_vjp(rope, vjp):
     """The vector-Jacobian product of a rotation, as a function (d_out, x, positions) that returns the gradient by x."""
+    arguments.function("rope", rope, "x", "positions")
+    arguments.function("rope_vjp", vjp, "d_out", "x", "positions")
     if rope is None:
+        arguments.unused("rope", rope_vjp=vjp)
         return lambda d_out, x, positions: d_out
     if vjp is None:
         if isinstance(rope, Rope):
@@ -289,7 +303,9 @@ def _rope_vjp(rope, vjp):
         elif isinstance(rope, functools.partial) and rope.func is rotate_positions and not rope.args:
             vjp = functools.partial(rotate_positions_vjp, **rope.keywords)
         else:
-            raise ValueError(f"rope is {rope!r}, none of refattn's: give its vector-Jacobian product as rope_vjp")
+            raise ValueError(
+                f"rope is {backend.shown(rope)}, none of refattn's: give its vector-Jacobian product as rope_vjp"
+            )
 
     def alone(d_out, x, positions):
         gradient = vjp(d_out, x, positions)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from refattn import backend
 from refattn.gradients.sums import checked_cotangent
-from refattn.norms import checked_axes, checked_epsilon, fitted, mean_over
+from refattn.norms import checked_axes, checked_offset, fitted, mean_over
 
 
 class LayerNormGradients(NamedTuple):
@@ -61,11 +61,11 @@ def layer_norm_vjp(d_out, x, gamma, beta=None, *, eps=1e-5, axis=-1):
     >>> layer_norm_vjp(np.array([1.0, 0.0, 0.0]), np.array([1.0, 2.0, 6.0]), None, eps=0.0).x.round(3)
     array([ 0.176, -0.22 ,  0.044])
     """
-    xp, d_out, x, gamma, beta = backend.floating(d_out=d_out, x=x, gamma=gamma, beta=beta)
+    xp, d_out, x, gamma, beta = backend.floating(d_out=d_out, x=x, gamma=gamma, beta=beta, optional="gamma beta")
     axes = checked_axes(axis, x)
     gain = fitted(xp, "gamma", gamma, x, axes)
     fitted(xp, "beta", beta, x, axes)
-    eps = checked_epsilon(eps)
+    eps = backend.number("eps", eps, least=0)
     checked_cotangent("d_out", d_out, "x", x.shape)
 
     centred = x - mean_over(xp, x, axes)
@@ -116,10 +116,10 @@ def rms_norm_vjp(d_out, x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
     >>> rms_norm_vjp(np.array([1.0, 0.0]), np.array([1.0, 7.0]), None, eps=0.0).x  # at a right angle to x
     array([ 0.196, -0.028])
     """
-    xp, d_out, x, gamma = backend.floating(d_out=d_out, x=x, gamma=gamma)
+    xp, d_out, x, gamma = backend.floating(d_out=d_out, x=x, gamma=gamma, optional="gamma")
     axes = checked_axes(axis, x)
     gain = fitted(xp, "gamma", gamma, x, axes)
-    eps = checked_epsilon(eps)
+    eps, unit_offset = backend.number("eps", eps, least=0), checked_offset(unit_offset, gamma)
     checked_cotangent("d_out", d_out, "x", x.shape)
 
     r = 1.0 / xp.sqrt(mean_over(xp, x * x, axes) + eps)

@@ -6,7 +6,6 @@ from refattn import backend
 from refattn.gradients.sums import InputGradient, checked_cotangent, summed_to
 from refattn.positions import rope, rotate
 from refattn.positions.rotary import split_pairs
-from refattn.positions.tables import as_float64
 
 
 class RotateGradients(NamedTuple):
@@ -53,7 +52,7 @@ def rope_vjp(d_out, x, positions, **options):
     array([[ 0.999, -0.   ]])
     """
     xp, d_out, x = backend.floating(d_out=d_out, x=x)
-    positions = as_float64(xp, x, positions)
+    positions = backend.reals(xp, x, positions=positions)
     checked_cotangent("d_out", d_out, "the result", rope(x, positions, **options).shape)
     return InputGradient(summed_to(xp, rope(d_out, -positions, **options), x.shape))
 

@@ -142,7 +142,7 @@ def merge_vjp(d_out, out_a, lse_a, out_b, lse_b, *, d_lse=None):
     (0.5, -0.5, 0.5)
     """
     xp, d_out, d_lse, out_a, lse_a, out_b, lse_b = backend.floating(
-        d_out=d_out, d_lse=d_lse, out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b
+        d_out=d_out, d_lse=d_lse, out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b, optional="d_lse"
     )
     out, lse = merge(out_a, lse_a, out_b, lse_b)
     checked_cotangent("d_out", d_out, "the merged out", out.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.attention import attention
 from refattn.heads import Rope, merge_heads, split_heads
 from refattn.masks import Mask
@@ -81,9 +81,49 @@ def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):
     >>> [part.shape for part in latents_of(np.ones((5, 3)), w, positions=np.arange(5))]
     [(5, 1), (5, 2)]
     """
-    _, x, w_dkv, kv_norm = backend.floating(x=x, w_dkv=params.w_dkv, kv_norm=params.kv_norm)
+    arguments.params(params, MultiHeadLatentParams)
+    xp, x, w_dkv, kv_norm = backend.floating(x=x, w_dkv=params.w_dkv, kv_norm=params.kv_norm)
+    _check_down(x, w_dkv, kv_norm)
+    positions = _checked_positions(xp, x, positions)
+    eps = backend.number("eps", eps, least=0)
     down, width = x @ w_dkv, kv_norm.shape[0]
-    return rms_norm(down[..., :width], kv_norm, eps=eps), rope(down[..., width:], positions)
+    return rms_norm(down[..., :width], kv_norm, eps=eps), _rotation(rope)(down[..., width:], positions)
+
+
+def _holds_latents(cache):
+    """Whether it is a cache of latents, or acts like one."""
+    return all(hasattr(cache, name) for name in ("append", "length", "mask")) and getattr(cache, "names", None) != (
+        "k",
+        "v",
+    )
+
+
+def _rotation(rope):
+    if rope is None:
+        raise TypeError("rope is None; it must be a function of x and positions, as Rope() is")
+    return arguments.function("rope", rope, "x", "positions")
+
+
+def _checked_positions(xp, x, positions):
+    positions = backend.integers(xp, x, positions=positions)
+    if positions.ndim == 0 or positions.shape[-1] != x.shape[-2]:
+        raise ValueError(f"positions has shape {tuple(positions.shape)}; it must be (..., N={x.shape[-2]})")
+    return positions
+
+
+def _check_down(x, w_dkv, kv_norm):
+    """The weights of the latent, which must fit the tokens."""
+    backend.rank("x", x, 2, "(..., N, E)")
+    if w_dkv.ndim != 2 or w_dkv.shape[0] != x.shape[-1]:
+        raise ValueError(
+            f"w_dkv has shape {tuple(w_dkv.shape)}; its first axis must be E = {x.shape[-1]}, the width of x"
+        )
+    if kv_norm.ndim != 1 or not kv_norm.shape[0]:
+        raise ValueError(f"kv_norm has shape {tuple(kv_norm.shape)}; it must be (R,) with R of at least 1")
+    if w_dkv.shape[1] < kv_norm.shape[0]:
+        raise ValueError(
+            f"w_dkv has {w_dkv.shape[1]} columns, kv_norm has R = {kv_norm.shape[0]}: w_dkv is (E, R + Dr)"
+        )
 
 
 def multi_head_latent_attention(
@@ -139,13 +179,18 @@ def multi_head_latent_attention(
     >>> multi_head_latent_attention(np.ones((5, 3)), w, heads=2).shape
     (5, 3)
     """
-    fields = dict(zip(params._fields, params, strict=True))
-    xp, x, *weights = backend.floating(x=x, **fields)
+    fields = arguments.params(params, MultiHeadLatentParams)._asdict()
+    xp, x, *weights = backend.floating(x=x, **fields, optional="w_dq q_norm")
     params = MultiHeadLatentParams(*weights)
+    rope, absorbed = _rotation(rope), backend.flag("absorbed", absorbed)
+    eps = backend.number("eps", eps, least=0)
+    if cache is not None and not _holds_latents(cache):
+        raise TypeError(f"cache is {backend.shown(cache)}; it must be a LatentKVCache or HeldLatents")
     sizes = _sizes(x, params, heads)
     if positions is None:
         start = 0 if cache is None else cache.length
         positions = backend.arange(xp, start, start + x.shape[-2], x)
+    positions = _checked_positions(xp, x, positions)
     latents, rope_keys = latents_of(x, params, positions=positions, rope=rope, eps=eps)
     where = {"q_positions": positions, "k_positions": positions}
     if cache is not None:
@@ -154,8 +199,10 @@ def multi_head_latent_attention(
         mask = cache.mask if mask is None else mask
     q = split_heads(_queries(x, params, eps), heads)  # (..., H, N, Dn + Dr)
     plain, turned = q[..., : sizes.nope], rope(q[..., sizes.nope :], positions[..., None, :])  # the same for all heads
-    scale = 1.0 / math.sqrt(sizes.nope + sizes.rope) if scale is None else scale
+    scale = 1.0 / math.sqrt(max(sizes.nope + sizes.rope, 1)) if scale is None else backend.number("scale", scale)
     attend = _absorbed if absorbed else _explicit
+    if mask is not None and not isinstance(mask, Mask):
+        backend.boolean(xp, mask=mask)
     if mask is not None and not isinstance(mask, Mask) and mask.ndim > 2:
         mask = mask[..., None, :, :]  # one for all heads
     out = attend(xp, plain, turned, latents, rope_keys, params.w_ukv, sizes, mask, scale=scale, **where)
@@ -189,20 +236,27 @@ def _queries(x, params, eps):
 def _sizes(x, p, heads):
     """R, Dr, Dn and Dv from the shapes of the weights; an error where they do not agree."""
     heads = backend.integer("heads", heads, least=1)
-    backend.rank("x", x, 2, "(..., N, E)")
+    _check_down(x, p.w_dkv, p.kv_norm)
     latent = p.kv_norm.shape[0]
     rope = p.w_dkv.shape[1] - latent
-    if rope < 0:
-        raise ValueError(f"w_dkv has {p.w_dkv.shape[1]} columns, kv_norm has R = {latent}: w_dkv is (E, R + Dr)")
     if (p.w_dq is None) != (p.q_norm is None):
         raise ValueError("w_dq and q_norm must be given together: compressed queries are normalised")
+    for name, w in (("w_dq", p.w_dq), ("w_q", p.w_q), ("w_ukv", p.w_ukv), ("w_o", p.w_o)):
+        if w is not None and w.ndim != 2:
+            raise ValueError(f"{name} has shape {tuple(w.shape)}; it must be a matrix")
     inner = x.shape[-1] if p.w_dq is None else p.w_dq.shape[1]
     for name, w, rows, letter in (
         ("w_dkv", p.w_dkv, x.shape[-1], "E"), ("w_dq", p.w_dq, x.shape[-1], "E"),
         ("w_q", p.w_q, inner, "E" if p.w_dq is None else "Rq"), ("w_ukv", p.w_ukv, latent, "R"),
     ):  # fmt: skip
         if w is not None and w.shape[0] != rows:
-            raise ValueError(f"{name} has shape {tuple(w.shape)}; its first axis must be {letter} = {rows}")
+            raise ValueError(
+                f"{name} has shape {tuple(w.shape)}; its first axis must be {letter} = {rows} (E is the width of x, R that of kv_norm)"
+            )
+    if p.q_norm is not None and tuple(p.q_norm.shape) != (inner,):
+        raise ValueError(
+            f"q_norm has shape {tuple(p.q_norm.shape)}; it must be (Rq,) = ({inner},), the columns of w_dq"
+        )
     for name, w in (("w_q", p.w_q), ("w_ukv", p.w_ukv)):
         if w.shape[1] % heads:
             raise ValueError(f"{name} has {w.shape[1]} columns; they must divide among heads = {heads}")
@@ -210,7 +264,7 @@ def _sizes(x, p, heads):
     value = p.w_ukv.shape[1] // heads - nope
     if nope < 0 or value < 0 or p.w_o.shape[0] != heads * value:
         raise ValueError(
-            f"with H = {heads} and Dr = {rope}, w_q gives Dn = {nope} and w_ukv Dv = {value};"
+            f"with heads = {heads} and Dr = {rope}, w_q gives Dn = {nope} and w_ukv Dv = {value};"
             f" w_o has {p.w_o.shape[0]} rows, which must be H·Dv = {heads * value}"
         )
     return _Sizes(heads, latent, rope, nope, value)

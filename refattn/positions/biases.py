@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 import numpy as np  # without an array argument the result is a NumPy array
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.masks import positions_of
 
 
@@ -38,6 +38,7 @@ def alibi_slopes(heads, *, like=None):
            0.125     ])
     """
     heads = backend.integer("heads", heads, least=1)
+    arguments.room(100 * heads, heads=heads)  # while they are Python numbers
     xp, like = backend.floating(like=np.empty(0) if like is None else like)
     power = 1 << (heads.bit_length() - 1)
     exponents = [8.0 * h / power for h in range(1, power + 1)]
@@ -45,6 +46,7 @@ def alibi_slopes(heads, *, like=None):
     return backend.asarray(xp, [2.0**-e for e in exponents], like, like.dtype)
 
 
+@backend.ieee
 def alibi_bias(slopes, n, m, *, q_positions=None, k_positions=None):
     r"""The bias of ALiBi, for the argument `bias` of `attention`.
 
@@ -83,6 +85,8 @@ def alibi_bias(slopes, n, m, *, q_positions=None, k_positions=None):
     """
     xp, slopes = backend.floating(slopes=slopes)
     backend.rank("slopes", slopes, 1, "(..., H)")
+    n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
+    arguments.room(24 * n * m * max(1, slopes.shape[-1]), n=n, m=m)
     nearness = -xp.abs(_relative(slopes, n, m, q_positions, k_positions))
     backend.broadcast("leading axes", slopes=slopes.shape, positions=nearness.shape[:-2])
     return slopes[..., None, None] * backend.cast(nearness, slopes.dtype)
@@ -125,16 +129,20 @@ def relative_position_bucket(relative, *, bidirectional=True, buckets=32, max_di
     >>> relative_position_bucket(np.array([-128, -8, -1, 0, 1, 8, 128]))
     array([15,  8,  1,  0, 17, 24, 31])
     """
-    if not hasattr(relative, "dtype"):
-        raise TypeError(f"relative is a {type(relative).__name__}; it must be an integer array")
-    xp = backend.namespace(relative=relative)
+    xp = backend.array("relative", relative)
     relative = backend.integers(xp, relative, relative=relative)
+    bidirectional = backend.flag("bidirectional", bidirectional)
     buckets, max_distance = backend.integer("buckets", buckets), backend.integer("max_distance", max_distance)
     n = buckets // 2 if bidirectional else buckets
     if n < 2 or (bidirectional and buckets % 2):
         raise ValueError(f"buckets is {buckets}; it must be at least 2 a direction, and even if bidirectional")
     if max_distance <= n // 2:
         raise ValueError(f"max_distance is {max_distance}; it must be above {n // 2}, where distances begin to share")
+    if (n - n // 2) * max_distance.bit_length() > _MOST_DIGITS:
+        raise ValueError(
+            f"buckets is {buckets} and max_distance {max_distance}; their thresholds would take numbers of more than"
+            f" {_MOST_DIGITS} binary digits"
+        )
     starts = backend.asarray(xp, _bucket_starts(n, max_distance), relative, xp.int64)
     zero = xp.zeros_like(relative)
     distance = xp.abs(relative) if bidirectional else xp.maximum(-relative, zero)
@@ -182,15 +190,28 @@ def t5_bias(table, n, m, *, q_positions=None, k_positions=None, bidirectional=Tr
     if table.ndim != 2:
         raise ValueError(f"table has shape {tuple(table.shape)}; it must be (buckets, H)")
     buckets, heads = table.shape
+    n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
+    arguments.room(32 * n * m * max(1, heads), n=n, m=m)
     relative = _relative(table, n, m, q_positions, k_positions)  # (..., N, M)
-    bucket = relative_position_bucket(relative, bidirectional=bidirectional, buckets=buckets, max_distance=max_distance)
+    try:
+        bucket = relative_position_bucket(
+            relative, bidirectional=bidirectional, buckets=buckets, max_distance=max_distance
+        )
+    except ValueError as error:
+        raise ValueError(f"table has {buckets} rows: {error}") from None
     backend.broadcast("leading axes", heads=(heads,), positions=relative.shape[:-2])
     index = bucket * heads + backend.arange(xp, 0, heads, table)[:, None, None]  # (..., H, N, M) in the flat table
     return xp.reshape(xp.take(xp.reshape(table, (-1,)), xp.reshape(index, (-1,))), index.shape)
 
 
+_MOST_DIGITS = 2**14
+
+
 def _bucket_starts(n, max_distance):
-    """The least distance of each bucket but the first, found with whole numbers."""
+    """The least distance of each bucket but the first, found with whole numbers.
+
+    Their powers have n/2 times the digits of a distance, which `_MOST_DIGITS` keeps to a second of work.
+    """
     e = n // 2
     steps = n - e  # distance a is t steps or more beyond e where (a/e)^steps >= (d/e)^t
     return list(range(1, e + 1)) + [

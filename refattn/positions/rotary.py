@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refattn import backend
 from refattn.positions.scaling import rope_frequencies
-from refattn.positions.tables import as_float64, interleave
+from refattn.positions.tables import interleave
 
 
 def rope(x, positions, *, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
@@ -57,7 +57,7 @@ def rope(x, positions, *, base=10000.0, layout="interleaved", rotary_dim=None, s
     xp, x = backend.floating(x=x)
     rotary_dim = _rotary_dim(rotary_dim, x)
     frequencies, attention_factor = rope_frequencies(rotary_dim, base=base, scaling=scaling)
-    positions = as_float64(xp, x, positions)
+    positions = backend.reals(xp, x, positions=positions)
     if positions.ndim == 0 or positions.shape[-1] != x.shape[-2]:
         raise ValueError(
             f"positions has shape {tuple(positions.shape)}, x {tuple(x.shape)}:"
@@ -112,7 +112,7 @@ def rotate(x, cos, sin, *, layout="interleaved", rotary_dim=None):
         if table.ndim < 2 or tuple(table.shape[-2:]) != (x.shape[-2], rotary_dim // 2):
             raise ValueError(
                 f"{name} has shape {tuple(table.shape)}; it must be"
-                f" (..., N={x.shape[-2]}, rotary_dim/2={rotary_dim // 2}): one column for each pair"
+                f" (..., N={x.shape[-2]}, rotary_dim/2={rotary_dim // 2}): one column for each pair of x"
             )
     try:
         lead = backend.broadcast("leading axes", x=x.shape[:-2], cos=cos.shape[:-2], sin=sin.shape[:-2])

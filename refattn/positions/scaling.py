@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # frequencies depend on no array: they are a NumPy array
 
-from refattn import backend
+from refattn import arguments, backend
 
 
 class Linear(NamedTuple):
@@ -170,12 +170,13 @@ def rope_frequencies(rotary_dim, *, base=10000.0, scaling=None):
     RopeFrequencies(frequencies=array([0.5  , 0.005]), attention_factor=1.0)
     """
     d = backend.integer("rotary_dim", rotary_dim, least=0)
+    arguments.room(100 * d, rotary_dim=d)  # while they are Python numbers
     if d % 2:
         raise ValueError(f"rotary_dim is {d}; it must be even")
     base = backend.number("base", base, positive=True)
-    theta = [base ** (-2 * i / d) for i in range(d // 2)]
+    theta = powers(base, [-2 * i / d for i in range(d // 2)])
     attention_factor = 1.0
-    match scaling_from_config(scaling) if isinstance(scaling, dict) else scaling:
+    match _configured(scaling) if isinstance(scaling, dict) else scaling:
         case None:
             pass
         case Linear(factor):
@@ -200,6 +201,24 @@ def rope_frequencies(rotary_dim, *, base=10000.0, scaling=None):
     return RopeFrequencies(np.asarray(theta, dtype=np.float64), attention_factor)
 
 
+def powers(base, exponents):
+    """The base to these powers; an error where one is beyond what a number can hold."""
+    try:
+        found = [base**e for e in exponents]
+    except OverflowError:
+        found = [math.inf]
+    if max(found, default=0.0) > 2.0**960:  # times a position it would be no number
+        raise ValueError(f"base is {base}; its powers overflow")
+    return found
+
+
+def _configured(scaling):
+    try:
+        return scaling_from_config(scaling)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"scaling is {backend.shown(scaling)}: {error}") from None
+
+
 def _stretched_base(theta, factor):
     # (b·f^(R/(R-2)))^(-2i/R) = b^(-2i/R) · f^(-i/(R/2-1)), which also has a value for R = 2
     return [t * factor ** (-i / max(len(theta) - 1, 1)) for i, t in enumerate(theta)]
@@ -207,25 +226,35 @@ def _stretched_base(theta, factor):
 
 def _yarn(theta, base, s):
     factor, original = _factor(s.factor), _length("original_length", s.original_length)
-    fast, slow = (backend.number(name, getattr(s, name), positive=True) for name in ("beta_fast", "beta_slow"))
+    fast, slow = (_turns(name, getattr(s, name)) for name in ("beta_fast", "beta_slow"))
     if base <= 1.0:
         raise ValueError(f"base is {base}; YaRN needs a base above 1")
     low, high = (len(theta) * math.log(original / (2.0 * math.pi * turns)) / math.log(base) for turns in (fast, slow))
-    if s.truncate:
+    if backend.flag("truncate", s.truncate):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, 2 * len(theta) - 1)  # R - 1, not R/2 - 1: so in the code that models run on
     if low > high:
         raise ValueError(
-            f"beta_fast {fast}, beta_slow {slow} and original_length {original} leave no ramp: it would run from"
-            f" index {low} to {high}"
+            f"beta_fast {fast}, beta_slow {slow} and original_length {original} leave no ramp: it would run from index"
+            f" {low} to {high} with base {base} and rotary_dim {2 * len(theta)}"
         )
     width = high - low if high > low else 0.001
     ramp = [min(max((i - low) / width, 0.0), 1.0) for i in range(len(theta))]
     theta = [t / factor * r + t * (1.0 - r) for t, r in zip(theta, ramp, strict=True)]
+    m = [
+        0.1 * backend.number(name, getattr(s, name), least=0.0) * math.log(factor) + 1.0
+        for name in ("mscale", "mscale_all_dim")
+    ]
     if s.attention_factor is not None:
         return theta, backend.number("attention_factor", s.attention_factor, positive=True)
-    m = [0.1 * backend.number(name, getattr(s, name)) * math.log(factor) + 1.0 for name in ("mscale", "mscale_all_dim")]
     return theta, m[0] / m[1]
+
+
+def _turns(name, value):
+    value = backend.number(name, value, positive=True)
+    if not 2.0**-64 < value < 2.0**64:
+        raise ValueError(f"{name} is {value}; it must be a number of turns, between 2**-64 and 2**64")
+    return value
 
 
 def _llama3(theta, s):
@@ -240,22 +269,26 @@ def _llama3(theta, s):
 
 def _longrope(theta, s):
     original, maximum = _length("original_length", s.original_length), _length("maximum_length", s.maximum_length)
-    name = "long_factors" if _length("length", s.length) > original else "short_factors"
-    factors = getattr(s, name)
-    shape = tuple(factors.shape) if hasattr(factors, "shape") else (len(factors),)
-    if shape != (len(theta),):
-        raise ValueError(f"{name} has shape {shape}; it must have rotary_dim/2 = {len(theta)} numbers")
-    theta = [t / backend.number(name, factors[i], positive=True) for i, t in enumerate(theta)]
+    given = {name: _factors(name, getattr(s, name), len(theta)) for name in ("short_factors", "long_factors")}
+    factors = given["long_factors" if _length("length", s.length) > original else "short_factors"]
+    theta = [t / factor for t, factor in zip(theta, factors, strict=True)]
     if s.attention_factor is not None:
         return theta, backend.number("attention_factor", s.attention_factor, positive=True)
     return theta, math.sqrt(1.0 + math.log(maximum / original) / math.log(original)) if maximum > original else 1.0
 
 
+def _factors(name, values, count):
+    """A list, a tuple or an array of so many positive numbers."""
+    if not isinstance(values, list | tuple):
+        backend.array(name, values)
+    shape = (len(values),) if isinstance(values, list | tuple) else values.shape
+    if tuple(shape) != (count,):
+        raise ValueError(f"{name} has shape {tuple(shape)}; it must have rotary_dim/2 = {count} numbers")
+    return [backend.number(name, values[i], positive=True) for i in range(count)]
+
+
 def _factor(value):
-    value = backend.number("factor", value)
-    if not value >= 1.0:
-        raise ValueError(f"factor is {value}; it must be at least 1")
-    return value
+    return backend.number("factor", value, least=1.0)
 
 
 def _length(name, value):
@@ -307,16 +340,26 @@ def scaling_from_config(config, *, length=None):
     >>> scaling_from_config({"rope_type": "linear", "factor": 4.0})
     Linear(factor=4.0)
     """
+    if not isinstance(config, dict):
+        raise TypeError(f"config is {backend.shown(config)}; it must be a dict, as a model's configuration has it")
+    length = None if length is None else _length("length", length)
     given = {key: value for key, value in config.items() if value is not None}
+    if not given:
+        raise ValueError("config is empty; it must have a rope_type")
     older = given.pop("type", "default")
     kind = given.pop("rope_type", older)
     if kind == "default" and not given:
         return None
-    if kind not in _CONFIGURED:
-        raise ValueError(f"rope_type is {kind!r} with keys {sorted(given)}; it must be one of {', '.join(_CONFIGURED)}")
+    if not isinstance(kind, str) or kind not in _CONFIGURED:
+        raise ValueError(
+            f"rope_type is {backend.shown(kind)} with keys {backend.shown(list(given))} in config; it must be one of {', '.join(_CONFIGURED)}"
+        )
     scaling = _CONFIGURED[kind]
     if kind == "longrope" and "factor" in given and "original_max_position_embeddings" in given:
-        given["max_position_embeddings"] = round(given.pop("factor") * given["original_max_position_embeddings"])
+        original = _length("original_max_position_embeddings", given["original_max_position_embeddings"])
+        given["max_position_embeddings"] = round(_factor(given.pop("factor")) * original)
+    if not all(isinstance(key, str) for key in given):
+        raise TypeError(f"config has keys {backend.shown(list(given))}; they must be words")
     fields = {_FIELD_OF.get(key, key): value for key, value in given.items()}
     if "length" in scaling._fields and length is not None:
         fields["length"] = length

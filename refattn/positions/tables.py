@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np  # without an array argument the result is a NumPy array
 
-from refattn import backend
+from refattn import arguments, backend
+from refattn.positions.scaling import powers
 
 
 def sinusoidal(positions, dim, *, base=10000.0, layout="interleaved"):
@@ -51,13 +54,14 @@ def sinusoidal(positions, dim, *, base=10000.0, layout="interleaved"):
     base = backend.number("base", base, positive=True)
     like = positions if hasattr(positions, "dtype") else np.empty(0)
     xp = backend.namespace(positions=like)
-    positions = as_float64(xp, like, positions)
+    positions = backend.reals(xp, like, positions=positions)
+    arguments.room(_BYTES_A_NUMBER * dim * max(1, math.prod(positions.shape)), dim=dim)
     if layout == "tensor2tensor":
         count = dim // 2
-        frequencies = [base ** (-i / max(count - 1, 1)) for i in range(count)]
+        frequencies = powers(base, [-i / max(count - 1, 1) for i in range(count)])
     else:
         count = (dim + 1) // 2
-        frequencies = [base ** (-2 * i / dim) for i in range(count)]
+        frequencies = powers(base, [-2 * i / dim for i in range(count)])
 
     angles = positions[..., None] * backend.asarray(xp, frequencies, positions, xp.float64)
     sin, cos = xp.sin(angles), xp.cos(angles)
@@ -107,25 +111,20 @@ def learned_positions(table, positions, *, offset=0):
     xp, table = backend.floating(table=table)
     if table.ndim != 2:
         raise ValueError(f"table has shape {tuple(table.shape)}; it must be (L, E)")
-    rows = backend.integers(xp, table, positions=positions) + backend.integer("offset", offset)
+    offset = backend.integer("offset", offset)
+    rows = backend.integers(xp, table, positions=positions)
     flat = xp.reshape(rows, (-1,))
     if flat.shape[0]:
-        first, last = int(xp.min(flat)), int(xp.max(flat))
+        first, last = int(xp.min(flat)) + offset, int(xp.max(flat)) + offset  # Python integers: they do not wrap
         if first < 0 or last >= table.shape[0]:
             raise ValueError(
                 f"positions + offset run from {first} to {last}; table has rows 0 to {table.shape[0] - 1} (L in (L, E))"
             )
+        flat = flat + offset
     return xp.reshape(xp.take(table, flat, axis=0), (*rows.shape, table.shape[1]))
 
 
-def as_float64(xp, like, positions):
-    """Positions, an array of library `xp` or Python numbers, as float64 beside `like`."""
-    if not hasattr(positions, "dtype"):
-        return backend.asarray(xp, positions, like, xp.float64)
-    backend.namespace(x=like, positions=positions)
-    if not backend.dtype_name(positions).startswith(("int", "uint", "float", "bfloat")):
-        raise TypeError(f"positions has dtype {backend.dtype_name(positions)}; it must be integer or floating-point")
-    return backend.cast(positions, xp.float64)
+_BYTES_A_NUMBER = 40  # of a table while it is made: Python's frequencies, angles, sines and cosines
 
 
 def interleave(xp, a, b):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refattn import backend
 from refattn.testing.rounding import FORMATS, Format
 
 
@@ -80,6 +81,8 @@ def profile(precision) -> Profile:
     """
     if isinstance(precision, Profile):
         return precision
-    if precision not in PROFILES:
-        raise ValueError(f"precision is {precision!r}; it must be a Profile or one of {', '.join(PROFILES)}")
+    if not isinstance(precision, str) or precision not in PROFILES:
+        raise ValueError(
+            f"precision is {backend.shown(precision)}; it must be a Profile or one of {', '.join(PROFILES)}"
+        )
     return PROFILES[precision]

@@ -8,7 +8,7 @@ import numpy as np
 
 import refattn
 from refattn.masks import Mask
-from refattn.testing.rounding import FORMATS
+from refattn.testing.rounding import format_named
 
 
 def to_numpy(x) -> np.ndarray:
@@ -80,23 +80,27 @@ def from_bits(bits, fmt: str) -> np.ndarray:
     >>> from_bits(np.array([0x3FC0], dtype=np.uint16), "bfloat16")
     array([1.5])
     """
-    f = FORMATS[fmt]
-    bits = np.asarray(bits)
+    f = format_named(fmt)
+    try:
+        bits = to_numpy(bits)
+    except TypeError as error:
+        raise TypeError(f"bits: {error}") from None
     width = 8 * bits.dtype.itemsize
     exponent_bits = width - f.precision
-    if bits.dtype.kind != "u" or exponent_bits < 2:
-        raise TypeError(f"{bits.dtype.name} cannot hold the bits of {fmt}")
+    if bits.dtype.kind != "u" or f.emin != 2 - 2 ** max(exponent_bits - 1, 1):
+        raise TypeError(f"bits has dtype {bits.dtype.name}, which cannot hold the bits of {f.name}")
     bits = bits.astype(np.int64)
     fraction = bits & (2 ** (f.precision - 1) - 1)
     exponent = (bits >> (f.precision - 1)) & (2**exponent_bits - 1)
     significand = np.where(exponent == 0, fraction, fraction + 2 ** (f.precision - 1)).astype(np.float64)
-    value = np.ldexp(significand, np.maximum(exponent, 1) - 1 + f.emin - f.precision + 1)
+    with np.errstate(over="ignore"):  # where the exponent says infinity or NaN
+        value = np.ldexp(significand, np.maximum(exponent, 1) - 1 + f.emin - f.precision + 1)
     top = exponent == 2**exponent_bits - 1
     if f.overflow == "inf":
         value = np.where(top, np.where(fraction == 0, np.inf, np.nan), value)
     else:  # no infinities: only the all-ones pattern is NaN
         value = np.where(top & (fraction == 2 ** (f.precision - 1) - 1), np.nan, value)
-    return np.where(bits >> (width - 1) == 1, -value, value)
+    return np.where((bits >> (width - 1)) & 1 == 1, -value, value)
 
 
 def name_of(function) -> str:
@@ -108,16 +112,18 @@ def name_of(function) -> str:
     return name if getattr(refattn, name, None) is function else f"{module}.{name}"
 
 
-def in_float64(arguments):
+def in_float64(arguments, _depth=0):
     """Arguments with every array as NumPy, floating-point ones in float64; masks, tuples and scalars kept."""
+    if _depth > 8:  # nothing that deep is an argument
+        return arguments
     if isinstance(arguments, dict):
-        return {name: in_float64(x) for name, x in arguments.items()}
+        return {name: in_float64(x, _depth + 1) for name, x in arguments.items()}
     if isinstance(arguments, list) and arguments and hasattr(arguments[0], "dtype"):
-        return [in_float64(x) for x in arguments]
+        return [in_float64(x, _depth + 1) for x in arguments]
     if isinstance(arguments, tuple):
-        items = [in_float64(x) for x in arguments]
+        items = [in_float64(x, _depth + 1) for x in arguments]
         return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
-    if isinstance(arguments, Mask) or not hasattr(arguments, "dtype") or not hasattr(arguments, "shape"):
+    if isinstance(arguments, Mask) or not hasattr(arguments, "dtype") or callable(getattr(arguments, "shape", len)):
         return arguments
     return to_numpy(arguments)
 

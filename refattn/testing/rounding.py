@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refattn import backend
+
 
 @dataclass(frozen=True)
 class Format:
@@ -58,6 +60,24 @@ FORMATS = {
 }
 
 
+def format_named(fmt) -> Format:
+    """A format by name; a Format is returned as it is."""
+    return fmt if isinstance(fmt, Format) else FORMATS[backend.choice("fmt", fmt, tuple(FORMATS))]
+
+
+def as_reals(name, x) -> np.ndarray:
+    """Real numbers, an array or Python's, as float64."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; it must be a plain one")
+    try:
+        values = np.asarray(x)
+    except (ValueError, TypeError):
+        raise ValueError(f"{name} must be a full array; its rows have different lengths") from None
+    if values.dtype.kind not in "iuf" and not backend.dtype_name(values).startswith(("bfloat", "float")):
+        raise TypeError(f"{name} is {backend.shown(x)}; it must hold real numbers")
+    return values.astype(np.float64)
+
+
 def round_to(x, fmt):
     """The nearest number of a format, ties to even.
 
@@ -84,8 +104,8 @@ def round_to(x, fmt):
     >>> round_to(np.array([1.00390625]), "bfloat16")  # a tie: to even
     array([1.])
     """
-    fmt = FORMATS[fmt] if isinstance(fmt, str) else fmt
-    x = np.asarray(x, dtype=np.float64)
+    fmt = format_named(fmt)
+    x = as_reals("x", x)
     if fmt.name == "float64":
         return x.copy()
     _, exponent = np.frexp(x)
@@ -99,6 +119,6 @@ def round_to(x, fmt):
 
 def ulp(x, fmt):
     """The spacing of a format's numbers at x, for reports in units of the last place."""
-    fmt = FORMATS[fmt] if isinstance(fmt, str) else fmt
-    _, exponent = np.frexp(np.asarray(x, dtype=np.float64))
+    fmt = format_named(fmt)
+    _, exponent = np.frexp(as_reals("x", x))
     return np.ldexp(1.0, np.maximum(exponent, fmt.emin + 1) - fmt.precision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.attention import AttentionGradients
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
@@ -64,10 +64,12 @@ def tiled_attention_vjp(
     >>> tiled_attention_vjp(np.ones((1, 1)), q, k, v, k_tile=1).q
     array([[2.]])
     """
+    arguments.function("progress", progress, "done", "total")
     table = None if callable(bias) else bias
     xp, d_out, d_lse, out, lse, q, k, v, table, sinks = backend.floating(
-        d_out=d_out, d_lse=d_lse, out=out, lse=lse, q=q, k=k, v=v, bias=table, sinks=sinks
-    )
+        d_out=d_out, d_lse=d_lse, out=out, lse=lse, q=q, k=k, v=v, bias=table, sinks=sinks,
+        optional="d_lse out lse bias sinks",
+    )  # fmt: skip
     problem = problem_of(
         q, k, v, mask, bias=bias if table is None else table, scale=scale, softcap=softcap, sinks=sinks,
         dropout=dropout, q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.softmax import level
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
@@ -79,6 +79,8 @@ def tiled_attention(
     >>> tiled_attention(x, x, np.arange(5.0)[:, None], causal(), scale=0.0, q_tile=2, k_tile=3)[:, 0]
     array([0. , 0.5, 1. , 1.5, 2. ])
     """
+    return_lse = backend.flag("return_lse", return_lse)
+    arguments.function("progress", progress, "done", "total")
     problem = problem_of(
         q, k, v, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, dropout=dropout,
         q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,

@@ -62,13 +62,14 @@ def packed_attention(
     >>> packed_attention(np.zeros((4, 1)), np.zeros((4, 1)), np.array([[1.0], [3.0], [5.0], [9.0]]), [0, 2, 3])[:, 0]
     array([2., 2., 5., 0.])
     """
-    xp, q, k, v, sinks = backend.floating(q=q, k=k, v=v, sinks=sinks)
+    xp, q, k, v, sinks = backend.floating(q=q, k=k, v=v, sinks=sinks, optional="sinks")
     for name, x, shape in (("q", q, "(..., T, D)"), ("k", k, "(..., S, D)"), ("v", v, "(..., S, Dv)")):
         backend.rank(name, x, 2, shape)
     if mask is not None and not isinstance(mask, Mask):
         raise TypeError(f"mask is a {type(mask).__name__}; it must be a rule of refattn.masks, for each sequence alike")
     if bias is not None and not callable(bias):
         raise TypeError(f"bias is a {type(bias).__name__}; it must be a function of the positions within a sequence")
+    return_lse = backend.flag("return_lse", return_lse)
     queries = _offsets("q_offsets", q_offsets, q, "T")
     keys = _offsets("k_offsets", q_offsets if k_offsets is None else k_offsets, k, "S")
     if len(queries) != len(keys):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refattn import backend
+from refattn import arguments, backend
 from refattn.attention import check_shapes, checked_dropout, checked_scale, checked_softcap
 from refattn.masks import Mask, positions_of, visible
 from refattn.tiled.reach import Interval, Reach, reach, with_data
@@ -202,15 +202,19 @@ def problem_of(
     """Check the arguments as `attention` does, and see what the leading axes of the results are."""
     keep, rate = checked_dropout(dropout)
     keep = keep.admits if isinstance(keep, Mask) else keep
-    rule = bias if callable(bias) else None
-    xp, q, k, v, table, sinks = backend.floating(q=q, k=k, v=v, bias=None if rule else bias, sinks=sinks)
+    rule = arguments.function("bias", bias, "i", "j") if callable(bias) else None
+    if callable(keep) and not isinstance(dropout[0], Mask):
+        arguments.function("dropout keep", keep, "i", "j")
+    xp, q, k, v, table, sinks = backend.floating(
+        q=q, k=k, v=v, bias=None if rule else bias, sinks=sinks, optional="bias sinks"
+    )
     one_k, one_v = _one_of_each_group(q, k, v)
     n, m, qkv_lead = check_shapes(q, one_k, one_v, table, sinks)
     i, j = positions_of(n, m, q_positions, k_positions, like=q)
     if not isinstance(mask, Mask):
         mask = visible(mask, n, m, like=q)
     if not callable(keep):
-        backend.boolean(xp, keep=keep)
+        backend.boolean(xp, **{"dropout keep": keep})
 
     # Of rules and functions the first row and the first column: their leading axes, and whether they take the positions.
     of_mask = _leads_of(mask.admits if isinstance(mask, Mask) else mask, i, j, "mask")
@@ -257,7 +261,9 @@ def _leads_of(x, i, j, name):
     column, row = x(i, j[..., : min(1, j.shape[-1])]), x(i[..., : min(1, i.shape[-2]), :], j)
     for values in (column, row):
         if getattr(values, "ndim", 0) < 2:
-            raise ValueError(f"the function given for {name} returns {values!r:.40}; it must return (..., N, M)")
+            raise ValueError(
+                f"the function given for {name} returns {backend.shown(values)}; it must return (..., N, M)"
+            )
     return np.broadcast_shapes(column.shape[:-2], row.shape[:-2])
 
 

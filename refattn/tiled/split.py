@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 from refattn import backend
 from refattn.masks import Mask
@@ -12,6 +11,7 @@ from refattn.tiled.forward import sink_share, tiled_attention
 from refattn.tiled.problem import block, problem_of
 
 
+@backend.ieee
 def split_attention(
     q, k, v, mask=None, *, splits, tree="balanced", bias=None, scale=None, softcap=None, sinks=None, dropout=None,
     q_positions=None, k_positions=None, return_lse=False, q_tile=None, k_tile=None,
@@ -57,13 +57,14 @@ def split_attention(
     >>> split_attention(x, x, np.array([[1.0], [2.0], [6.0]]), splits=[1], tree=(1, 0))[:, 0]
     array([3., 3., 3.])
     """
+    return_lse = backend.flag("return_lse", return_lse)
     problem = problem_of(
         q, k, v, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, dropout=dropout,
         q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,
     )  # fmt: skip
     xp, every = problem.xp, slice(None)
     edges = _edges(splits, problem.m)
-    tree = _checked_tree(tree, len(edges) - 1)
+    steps = _steps(tree, len(edges) - 1)
 
     def part(number):
         keys = slice(edges[number], edges[number + 1])
@@ -80,19 +81,26 @@ def split_attention(
         )  # fmt: skip
         return out, lse
 
-    def merged(node):
-        return merge(*merged(node[0]), *merged(node[1])) if isinstance(node, list | tuple) else part(node)
-
-    out, lse = merged(tree)
+    held: list = []  # results that wait for the other side of a merge
+    for step in steps:
+        if step is not None:
+            held.append(part(step))
+        else:
+            other = held.pop()
+            held.append(merge(*held.pop(), *other))
+    out, lse = held.pop()
     if problem.sinks is not None:
         out = out * sink_share(xp, lse[..., None], problem.sinks[..., None, None])
     return (out, xp.asarray(xp.broadcast_to(lse, out.shape[:-1]), copy=True)) if return_lse else out
 
 
+_MOST_PARTS = 2**14  # where there are fewer keys, most are empty
+
+
 def _edges(splits, m):
     """Where parts begin and end: 0, ..., M."""
     if not isinstance(splits, list | tuple):
-        count = backend.integer("splits", splits, least=1)
+        count = backend.integer("splits", splits, least=1, most=max(m, _MOST_PARTS))
         return [m * number // count for number in range(count + 1)]
     edges = [0, *(backend.integer("splits", cut) for cut in splits), m]
     if any(low > high for low, high in pairwise(edges)):
@@ -100,32 +108,32 @@ def _edges(splits, m):
     return edges
 
 
-def _checked_tree(tree, count):
-    """The order of merges as nested pairs of part numbers."""
+def _steps(tree, count):
+    """The order of merges, without recursion: numbers of parts, and None for the merge of the last two results."""
+    if isinstance(tree, str) and tree == "sequential":
+        return [0, *(step for number in range(1, count) for step in (number, None))]
     if isinstance(tree, str):
         backend.choice("tree", tree, ("balanced", "sequential"))
-        return _balanced(0, count) if tree == "balanced" else _sequential(count)
-    if sorted(_leaves(tree)) != list(range(count)):
-        raise ValueError(f"tree is {tree!r}; it must be nested pairs that hold each of the parts 0 to {count - 1} once")
-    return tree
+        return _balanced(0, count)
+    steps: list = []
+    todo = [tree]
+    while todo and len(steps) < 2 * count:
+        node = todo.pop()
+        pair = isinstance(node, list | tuple) and len(node) == 2
+        steps.append(None if pair else node)
+        todo += node if pair else ()  # the second on top: reversed, every merge comes after its two sides
+    steps.reverse()
+    if todo or sorted(-1 if type(step) is not int else step for step in steps if step is not None) != list(
+        range(count)
+    ):
+        raise ValueError(
+            f"tree is {backend.shown(tree)}; it must be nested pairs that hold each of the parts 0 to {count - 1} once"
+        )
+    return steps
 
 
 def _balanced(start, stop):
     if stop - start == 1:
-        return start
+        return [start]
     middle = (start + stop) // 2
-    return _balanced(start, middle), _balanced(middle, stop)
-
-
-def _sequential(count):
-    tree: Any = 0
-    for number in range(1, count):
-        tree = tree, number
-    return tree
-
-
-def _leaves(node):
-    """The numbers in nested pairs; -1 for what is neither."""
-    if isinstance(node, list | tuple):
-        return [-1] if len(node) != 2 else [*_leaves(node[0]), *_leaves(node[1])]
-    return [node] if isinstance(node, int) and not isinstance(node, bool) else [-1]
+    return [*_balanced(start, middle), *_balanced(middle, stop), None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -499,4 +498,8 @@ def cache_bytes_no_scales(tokens, **rest):
     """The scales and zeros of codes are not counted."""
     if rest.get("bits") is None:
         raise NotApplicable
-    return cache_nbytes(tokens, **{**rest, "group": 2 * math.prod((tokens, rest["head_dim"]))})
+    group, residual, d = rest["group"], rest.get("residual") or 0, rest["head_dim"]
+    keys, values = tokens - tokens % max(residual, 1), max(tokens - residual, 0)
+    groups = keys // group * d + values * ((rest.get("value_dim") or d) // group)
+    scales = 2 * groups * rest.get("itemsize", 2) * rest.get("layers", 1) * rest.get("kv_heads", 1)
+    return cache_nbytes(tokens, **rest) - scales

@@ -317,6 +317,7 @@ def second_sequence_ignored(x_q, x_kv, params, *, mask=None, bias=None, dropout=
 def no_qk_norm(x_q, x_kv, params, **options):
     """The gains are there and the norm is skipped."""
     _needs(params.q_norm is not None or params.k_norm is not None)
+    options.pop("qk_norm_eps", None)
     return multi_head_attention(x_q, x_kv, params._replace(q_norm=None, k_norm=None), **options)
 
 
