@@ -111,7 +111,12 @@ def parser() -> argparse.ArgumentParser:
         help="which reference function module:function implements (default: attention); of an adapter, check only this",
     )
     check.add_argument("--mechanism", help="check only the functions of this mechanism (refattn list)")
-    check.add_argument("--layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes that module:function wants")
+    check.add_argument(
+        "--layout",
+        choices=["bhnd", "bnhd"],
+        default="bhnd",
+        help="the axes that module:function wants, of attention or rope",
+    )
     check.add_argument(
         "--precision",
         help="what module:function promises to round and where (default: float32); of an adapter, check only this dtype",

@@ -298,6 +298,29 @@ def test_layouts():
     assert not check(bnhd, only="attention.basic*").ok
 
 
+def test_rope_of_four_axes_with_heads_behind_tokens():
+    def bnhd(x, positions, **options):
+        assert x.ndim == 4
+        assert positions.shape in ((x.shape[1],), x.shape[:2])
+        positions = positions if positions.ndim == 1 else positions[:, None, :]
+        return np.swapaxes(refattn.rope(np.swapaxes(x, 1, 2), positions, **options), 1, 2)
+
+    report = check(bnhd, "rope", layout="bnhd")
+    assert report.ok, reports.as_text(report)
+    assert report.count("holds") > 0.8 * len(report.results)
+    assert not check(lambda x, positions, **options: refattn.rope(x, positions, **options), "rope", layout="bnhd").ok
+
+
+@pytest.mark.parametrize(
+    ("target", "function"), [(refattn.softmax, "softmax"), (refattn.attention_vjp, "attention_vjp")]
+)
+def test_a_layout_that_has_no_meaning_is_refused(target, function):
+    with pytest.raises(ValueError, match=f"layout is 'bnhd', but {function} is taken in the reference's axes only"):
+        check(lambda *args, **options: target(*args, **options), function, layout="bnhd")
+    with pytest.raises(ValueError, match="onnx says its own axes"):
+        check("onnx", layout="bnhd")
+
+
 def test_an_adapter_may_offer_several_functions():
     class Mine(Adapter):
         name, version = "mine", "1"

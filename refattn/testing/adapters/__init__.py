@@ -30,6 +30,8 @@ _KNOWN = {
 NAMES = tuple(_KNOWN)
 PROCESS = "exec:"  # before a command: a kernel that speaks the line protocol
 LAYOUTS = ("reference", "bhnd", "bnhd")
+_FOUR_AXES = ("attention", "grouped_query_attention")  # which kernels take in four axes, in either order
+_TURNED = ("tiled_attention", "rope")  # and those in the reference's axes, or turned to (B, N, H, D)
 
 
 # Every single operation is rounded to the narrow format: what a framework does that has no other promise for it.
@@ -125,7 +127,7 @@ class CallableAdapter(Adapter):
         What it promises to round and where; its inputs come in that format.
     layout : {"reference", "bhnd", "bnhd"}
         The axes that it takes: what the reference takes, or always four, (B, H, N, D) or (B, N, H, D). The last two
-        are for attention only.
+        are for attention; (B, N, H, D) also for `tiled_attention` and `rope`.
     name : str, optional
         How a report calls it.
     """
@@ -141,12 +143,15 @@ class CallableAdapter(Adapter):
         from refattn.testing.adapters.signatures import as_declared
 
         call = as_declared(call)
-        if layout != "reference" and function in ("attention", "grouped_query_attention"):
-            from refattn.testing.adapters.translation import four_axes
+        if (layout != "reference" and function in _FOUR_AXES) or layout == "bnhd":
+            from refattn.testing.adapters.translation import four_axes, rope_of_four_axes
 
-            call = four_axes(call, swap=layout == "bnhd")
-        elif layout == "bnhd":
-            raise ValueError(f"layout is 'bnhd', but {function} has no heads: it is for attention")
+            if function not in (*_FOUR_AXES, *_TURNED):
+                raise ValueError(
+                    f"layout is 'bnhd', but {function} is taken in the reference's axes only; it is for"
+                    f" {', '.join((*_FOUR_AXES, *_TURNED))}"
+                )
+            call = rope_of_four_axes(call) if function == "rope" else four_axes(call, swap=layout == "bnhd")
         self.functions = {function: call}
 
     def dtypes(self, function):
@@ -179,6 +184,8 @@ def get(name: str, function: str | None = None, *, precision: str | None = None,
     ValueError
         Nothing is known under that name, or it is no function.
     """
+    if layout == "bnhd" and (name in _KNOWN or name.startswith(PROCESS)):
+        raise ValueError(f"layout is 'bnhd', but {name} says its own axes: layout is for module:function")
     if name in _KNOWN:
         if absent := missing(name):
             raise NotInstalled(f"{name} needs {' and '.join(absent)}; try: pip install {' '.join(absent)}")

@@ -202,6 +202,27 @@ def four_axes(call, swap=False):
     return wrapped
 
 
+def rope_of_four_axes(call):
+    """A rotation of (B, N, H, D), whose positions are (N,) or (B, N), behind the reference's signature."""
+
+    def turn(x):
+        return np.ascontiguousarray(np.swapaxes(x, 1, 2))
+
+    @functools.wraps(call)
+    def wrapped(x, positions, **options):
+        lead = x.shape[:-2] or (1,)
+        positions = np.asarray(positions)
+        if positions.ndim > 1:
+            whole = np.reshape(np.broadcast_to(positions, x.shape[:-1]), (-1, lead[-1], x.shape[-2]))
+            if not np.array_equal(whole, np.broadcast_to(whole[:, :1], whole.shape)):
+                raise Unsupported("in (B, N, H, D) positions are the same for all heads")
+            positions = np.ascontiguousarray(whole[:, 0])
+        result = call(turn(_four(x, lead)), positions, **options)
+        return _back(result, lambda y: np.reshape(y, x.shape), lambda y: np.swapaxes(y, 1, 2))
+
+    return wrapped
+
+
 def _back(result, restore, turn=to_numpy):
     """A result in the axes of the call; as it is where it has other axes or is no array, for the comparison to say so."""
     try:
