@@ -187,6 +187,15 @@ def _fits_int64(xp, name, x):
         raise ValueError(f"{name} holds {shown(most)}; integers must be below 2**63")
 
 
+def near(xp, **named):
+    """Check that integer arrays hold nothing beyond 2**62, so that their sums and differences fit int64."""
+    for name, x in named.items():
+        if math.prod(x.shape) and not -(2**62) < int(xp.min(x)) <= int(xp.max(x)) < 2**62:
+            raise ValueError(
+                f"{name} reaches from {int(xp.min(x))} to {int(xp.max(x))}; it must stay within 2**62 of 0"
+            )
+
+
 def reals(xp, like, **named):
     """Integers and fractions (arrays of library `xp`, Python numbers or lists of them), finite, as float64 beside `like`."""
     results = []

@@ -116,6 +116,7 @@ class Mask:
         backend.rank("q_positions", i, 1, "(..., N)")
         backend.rank("k_positions", j, 1, "(..., M)")
         backend.broadcast("leading axes", q_positions=i.shape[:-1], k_positions=j.shape[:-1])
+        backend.near(xp, q_positions=i, k_positions=j)
         i, j = i[..., :, None], j[..., None, :]
         allowed = backend.boolean(xp, **{"the rule's result": self._rule(i, j)})
         whole = (i.shape[-2], j.shape[-1])
@@ -270,6 +271,7 @@ def positions_of(n, m, q_positions=None, k_positions=None, *, like):
         if positions.ndim == 0 or positions.shape[-1] != count:
             raise ValueError(f"{name}_positions has shape {tuple(positions.shape)}; it must be (..., {letter}={count})")
     backend.broadcast("leading axes", q_positions=q.shape[:-1], k_positions=k.shape[:-1])
+    backend.near(xp, q_positions=q, k_positions=k)
     return q, k
 
 
@@ -783,6 +785,7 @@ def _check_data(name, values, *, axes=0, least=None, below_own_index=False):
     like = values if _is_array(values) else np.empty(0)
     xp = backend.namespace(**{name: like})
     values = backend.integers(xp, like, **{name: values})
+    backend.near(xp, **{name: values})
     if values.ndim < axes:
         raise ValueError(f"{name} is a single number; it must be a list, or an array of at least one axis")
     if least is not None and bool(xp.any(values < least)):

@@ -131,6 +131,7 @@ def relative_position_bucket(relative, *, bidirectional=True, buckets=32, max_di
     """
     xp = backend.array("relative", relative)
     relative = backend.integers(xp, relative, relative=relative)
+    backend.near(xp, relative=relative)
     bidirectional = backend.flag("bidirectional", bidirectional)
     buckets, max_distance = backend.integer("buckets", buckets), backend.integer("max_distance", max_distance)
     n = buckets // 2 if bidirectional else buckets

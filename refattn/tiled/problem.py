@@ -259,11 +259,17 @@ def _leads_of(x, i, j, name):
         return x.shape[:-2]
     i, j = i[..., :, None], j[..., None, :]
     column, row = x(i, j[..., : min(1, j.shape[-1])]), x(i[..., : min(1, i.shape[-2]), :], j)
+    whole = i.shape[-2], j.shape[-1]
     for values in (column, row):
-        if getattr(values, "ndim", 0) < 2:
+        shape = getattr(values, "shape", ())
+        if len(shape) < 2 or any(size not in (1, n) for size, n in zip(shape[-2:], whole, strict=True)):
             raise ValueError(
                 f"the function given for {name} returns {backend.shown(values)}; it must return (..., N, M)"
             )
+        kind = backend.dtype_name(values)
+        if not (kind.startswith(("float", "bfloat")) if name == "bias" else kind == "bool"):
+            wanted = "floating-point numbers" if name == "bias" else "truth values"
+            raise TypeError(f"the function given for {name} returns {kind}; it must return {wanted}")
     return np.broadcast_shapes(column.shape[:-2], row.shape[:-2])
 
 
