@@ -30,6 +30,8 @@ def bound_around(v: Variant, profile, args, kwargs) -> dict[str, Bound] | None:
 
 
 def _own_arguments(v, args, kwargs):
+    if v.arguments is not None:
+        return (), v.arguments(args, kwargs)
     if v.function == "attention":
         given, options = recorded(v.call, *args, **kwargs)
         return None if STEPS & options.keys() else (given, options)

@@ -24,6 +24,7 @@ from refattn.testing.vectors import function_named, results
 _SLOW = 0.05  # seconds of one evaluation beyond which none is searched for
 _ELEMENTS = 2048  # so many elements of a result are looked at
 _NEAR = 8.0  # bounds within which a value is worth holding to the bound around itself
+_SHARE = 1e-4  # or so much of what the reference is off: other numbers may have far wider bounds
 _CLEARLY = 4.0  # and so many times nearer than the reference
 _ROUND = 3  # digits of a number that somebody wrote down
 _FEW = 4  # elements with which any number could be met
@@ -47,7 +48,7 @@ class _Number:
 
     name: str
     given: float | None
-    put: Callable[[dict, float], dict]
+    put: Callable[[dict, float | None], dict]
 
 
 def constants(judged, ratio) -> list[Variant]:
@@ -175,7 +176,7 @@ def _inside(name, value, put) -> list[_Number]:
 # --- the search -----------------------------------------------------------------------------------------------------
 
 
-def _residual(judged, ratio, function, arguments, number) -> Callable[[float], np.ndarray] | None:
+def _residual(judged, ratio, function, arguments, number) -> Callable[[float | None], np.ndarray] | None:
     """How far some elements are from the reference with another number, in units of their bound; None if that takes
     too long."""
     rows = few_rows(judged, ratio)
@@ -198,7 +199,7 @@ def _residual(judged, ratio, function, arguments, number) -> Callable[[float], n
         return None
     got, limit = got.ravel()[chosen], limit.ravel()[chosen]
 
-    def residual(x: float) -> np.ndarray:
+    def residual(x: float | None) -> np.ndarray:
         try:
             with np.errstate(all="ignore"):
                 value = results(function(**number.put(arguments, x)))[judged.result]
@@ -209,7 +210,7 @@ def _residual(judged, ratio, function, arguments, number) -> Callable[[float], n
         )
 
     start = time.perf_counter()
-    residual(1.0 if number.given is None else number.given)
+    residual(number.given)
     return residual if time.perf_counter() - start < _SLOW else None
 
 
@@ -221,13 +222,13 @@ def _size(r) -> float:
 
 def _solved(number, residual, judged) -> float | None:
     """The value of a number with which the reference gives the result; None where no other does."""
-    away = float(np.max(np.abs(residual(number.given)))) if number.given is not None else np.inf
+    away = float(np.max(np.abs(residual(number.given))))
     tried = {x: _size(residual(x)) for x in _starts(number)}
     found = []
     for x in _lowest(tried):
         x, r = _refined(x, residual)
         off = float(np.max(np.abs(r)))
-        if off <= _NEAR and off * _CLEARLY <= away:
+        if off <= max(_NEAR, _SHARE * min(away, 1e100)) and off * _CLEARLY <= away:
             found.append((off, x))
     if not found:
         return None
@@ -313,13 +314,17 @@ def _says_little(judged) -> bool:
 def _variant(name, function, number, value) -> Variant:
     label = number.name.replace(" ", "_")
 
+    def arguments(args, kwargs):
+        return number.put(_forward_defaults(name) | _bound(function, args, kwargs), value)
+
     def call(*args, **kwargs):
-        return function(**number.put(_bound(function, args, kwargs), value))
+        return function(**arguments(args, kwargs))
 
     given = "none given" if number.given is None else f"given {number.given:.6g}"
     return Variant(
         name=f"{label}/other", clause=_clause(name, number.name), function=name, call=call,
         meaning=f"It computes as if {number.name} were {value:.6g} ({given}).", value=value,
+        arguments=arguments,
     )  # fmt: skip
 
 

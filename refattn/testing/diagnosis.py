@@ -23,7 +23,7 @@ from refattn.testing.narrowing import of_head, rows_of_all, worst_head
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
-from refattn.testing.variants import NotApplicable, Variant, variants
+from refattn.testing.variants import NotApplicable, Variant
 from refattn.testing.vectors import results
 
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
@@ -31,6 +31,9 @@ _CLEARLY = 4.0  # and so many times farther from the reference; below that a pre
 _ALIKE = 0.1  # variants that differ by fewer bounds than this are one answer for these inputs
 _NEAREST = 6  # so many that nearly fit are held to the bound around themselves
 _SENTINEL = -1e29  # a log-sum-exp of the score that variants put in place of -infinity
+_APART = (
+    "scale",
+)  # gradients that few kernels have, and make for themselves: where they hold they speak against nothing
 _PAIRS = 60_000_000  # numbers that may be computed in the search for two variants at once
 _PAIRED = ("attention", "grouped_query_attention")
 
@@ -113,8 +116,8 @@ def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
     """
     judgements = _narrowed(judgements)
     first = next(j for j in judgements if j.wrong)
-    known = settled(first, _badness(first)) if first.got.shape == first.want.shape else variants(first.function)
-    values = [(v, value) for v in known if (value := _values(v, first)) is not None]
+    ratios = _badness(first) if first.got.shape == first.want.shape else None
+    values = [(v, value) for v in settled(judgements, ratios) if (value := _values(v, first)) is not None]
     found = {j.result: _of_shape(j, values) for j in judgements if j.wrong and j.got.shape != j.want.shape}
     whole = [j for j in judgements if j.got.shape == j.want.shape]
     return found | (_explained(whole, values) if any(j.wrong for j in whole) else {})
@@ -155,7 +158,10 @@ def _numbers(judgements, away) -> list[Explanation]:
     first = next(j for j in judgements if j.wrong)
     solved = constants(first, _badness(first))
     values = [(v, value) for v in solved if (value := _values(v, first)) is not None]
-    return [_explanation(c) for c in _candidates(judgements, values, away) if c.explains]
+    found = _candidates(judgements, values, away)
+    if not any(c.explains for c in found):
+        found = _around(judgements, found, away)
+    return [_explanation(c) for c in found if c.explains]
 
 
 def _by_rounding(judgements, wrong, values, away, causes):
@@ -221,7 +227,7 @@ def _candidate(v, value, judgements, away, limits=None) -> _Candidate | None:
     """A variant held to every result, those that hold last; None where it is the reference for all that are wrong."""
     values, fits, touched, squares = {}, {}, 0, []
     for j in sorted(judgements, key=lambda j: not j.wrong):
-        x = value.get(j.result)
+        x = None if not j.wrong and j.result in _APART else value.get(j.result)
         if x is None or x.shape != j.got.shape:
             if j.wrong:
                 fits[j.result] = np.inf

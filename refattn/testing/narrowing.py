@@ -105,6 +105,7 @@ class Rows(NamedTuple):
     want: np.ndarray
     limit: np.ndarray
     whole: np.ndarray  # the mask for all rows and heads
+    place: tuple  # of the head, and of the rows in it
     cut: Callable  # from an array with the two last axes of scores to its part for these rows
 
 
@@ -156,7 +157,7 @@ def _rows(judged, place, rows) -> Rows:
     options["return_lse"] = judged.result == "lse"
     return Rows(
         head(q, *q.shape[-2:])[rows], head(k, *k.shape[-2:]), head(v, *v.shape[-2:]), cut(whole),
-        options, *(x[place][rows] for x in (judged.got, judged.want, judged.limit)), whole, cut,
+        options, *(x[place][rows] for x in (judged.got, judged.want, judged.limit)), whole, (*place, rows), cut,
     )  # fmt: skip
 
 

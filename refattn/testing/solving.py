@@ -17,61 +17,69 @@ from refattn.testing.variants import Family, NotApplicable, Variant, families, v
 from refattn.testing.variants.attention import evaluate
 
 _NEAR = 8.0  # bounds within which a few rows must lie for a value to be tried on all
+_CLOSE = 1.0  # those that lie within so many come first
+_ALIKE = 0.1  # bounds within which two values give one result
 _MEMBERS = 3  # so many values with different results are tried on all rows
 _MANY = 2**21  # pairs of queries and keys beyond which only usual sizes are tried
 
 
-def settled(judged, ratio) -> list[Variant]:
-    """The variants of the function that was judged; of families the members that fit the result, if any does.
+def settled(judgements, ratio) -> list[Variant]:
+    """The variants of the function that was judged; of families the members that fit the wrong results, if any does.
 
     Parameters
     ----------
-    judged : Judged
+    judgements : list of Judged
+        The results of one call.
     ratio : array
-        How far each element of the result is off, in units of its bound.
+        How far each element of the first that is wrong is off, in units of its bound.
     """
-    found = _of_masks(judged) if judged.function == "Mask.dense" else {}
-    rows = few_rows(judged, ratio) if judged.got.shape == judged.want.shape else None
-    if rows is not None:
-        for family, make in families(judged.function):
-            if members := _members(family, rows, judged):
+    wrong = [j for j in judgements if j.wrong and j.got.shape == j.want.shape]
+    first = next(j for j in judgements if j.wrong)
+    found = {}
+    if first in wrong and first.function == "Mask.dense":
+        found = _of_masks(first)
+    elif first in wrong and (rows := few_rows(first, ratio)) is not None:
+        targets = {j.result: (j.got[rows.place], j.limit[rows.place]) for j in wrong}
+        for family, make in families(first.function):
+            if members := _members(family, rows, arguments(first), targets):
                 found[family.example.name] = [make(v) for v in members]
-        if members := of_lse(judged):
+        if members := of_lse(wrong[-1]):
             found[members[0].name] = members
-    return [v for own in variants(judged.function) for v in found.get(own.name, [own])]
+    return [v for own in variants(first.function) for v in found.get(own.name, [own])]
 
 
-def _members(family: Family, rows: Rows, judged) -> list[Variant]:
+def _members(family: Family, rows: Rows, given, targets) -> list[Variant]:
     """The members of a family that fit a few rows, those of like results as one."""
-    given = arguments(judged)
     n, m = np.shape(given["q"])[-2], np.shape(given["k"])[-2]
     positions = {name: given.get(name) for name in ("q_positions", "k_positions")}
     mask = given.get("mask")
     if not family.rules:  # its array is made once
         mask, positions = rows.whole, {}
-    alike: list[tuple[float, np.ndarray, list]] = []
+    options = {**rows.options, "return_lse": True}
+    fitting = []
     for value in family.values(n, m, given.get("mask"))[: 7 if n * m > _MANY else None]:
         try:
             if family.masked is None:
-                got = family.build(value)(rows.q, rows.k, rows.v, rows.seen, **rows.options)
+                returned = family.build(value)(rows.q, rows.k, rows.v, rows.seen, **options)
             else:
                 seen = rows.cut(family.masked(value)(mask, n, m, **positions))
                 if np.array_equal(seen, rows.seen):
                     continue
-                got = evaluate(rows.q, rows.k, rows.v, seen, **rows.options)
+                returned = evaluate(rows.q, rows.k, rows.v, seen, **options)
         except NotApplicable:
             continue
-        got = np.asarray(got[1] if rows.options["return_lse"] else got)
-        if (off := _off(rows, got)) > _NEAR:
-            continue
-        for _, other, values in alike:
-            if np.array_equal(other, got, equal_nan=True):
-                values.append(value)
-                break
+        got = {name: np.asarray(x) for name, x in zip(("out", "lse"), returned, strict=True) if name in targets}
+        if max(_off(got[name], *targets[name]) for name in targets) <= _NEAR:
+            fitting.append((value, got))
+    members: list[tuple[list, dict]] = []
+    for value, got in sorted(fitting, key=lambda f: max(_off(x, *targets[name]) for name, x in f[1].items()) > _CLOSE):
+        like = (values for values, x in members if all(_off(got[n], x[n], targets[n][1]) <= _ALIKE for n in targets))
+        values = next(like, None)
+        if values is None:
+            members.append(([value], got))
         else:
-            alike.append((off, got, [value]))
-    alike.sort(key=lambda a: a[0])
-    return [family.member(values[0], values[1:], given.get("mask")) for _, _, values in alike[:_MEMBERS]]
+            values.append(value)
+    return [family.member(values[0], values[1:], given.get("mask")) for values, _ in members[:_MEMBERS]]
 
 
 def _of_masks(judged) -> dict[str, list[Variant]]:
@@ -92,16 +100,14 @@ def _is(call, judged) -> bool:
         return False
 
 
-def _off(rows, value) -> float:
-    """How far some rows are from what a variant gives: in units of their bound, or of a usual one where it is small."""
+def _off(value, got, limit) -> float:
+    """How far a result is from another: in units of its bound, or of a usual one where that is small."""
     finite = np.isfinite(value)
-    if not np.array_equal(finite, np.isfinite(rows.got)) or not np.array_equal(
-        value[~finite], rows.got[~finite], equal_nan=True
-    ):
+    if not np.array_equal(finite, np.isfinite(got)) or not np.array_equal(value[~finite], got[~finite], equal_nan=True):
         return np.inf
-    limit = np.where(np.isfinite(rows.limit), rows.limit, 0.0)
+    limit = np.where(np.isfinite(limit), limit, 0.0)
     usual = np.median(limit[limit > 0]) if (limit > 0).any() else 0.0
     limit = np.maximum(limit, usual)[finite]
-    difference = np.abs(value[finite] - rows.got[finite])
+    difference = np.abs(value[finite] - got[finite])
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.max(np.where(difference == 0, 0.0, difference / limit), initial=0.0))

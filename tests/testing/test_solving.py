@@ -180,6 +180,14 @@ def test_a_number_that_is_ignored_is_solved_for(name, args, given, wrong, called
         assert f"were {value:.6g}" in str(c)
 
 
+def test_a_number_is_held_to_the_bound_around_itself():
+    """With a smaller epsilon the gradients are larger, and so is what a kernel may be off: not the bound of the given one."""
+    x = numbers(9, 6, 5, 16, scale=0.01)
+    got = refattn.rms_norm_vjp(x, x, GAIN, eps=1e-6)
+    for c in compare(got, refattn.rms_norm_vjp, x, x, GAIN, eps=0.1):
+        assert (c.explanations[0].name, c.explanations[0].variant.value) == ("eps/other", 1e-6)
+
+
 def test_few_evaluations_find_it(monkeypatch):
     calls = []
 
@@ -223,3 +231,16 @@ def test_a_constant_in_the_log_sum_exp_is_found(added, said):
     c = compare((out, (lse + added).astype(np.float32)), refattn.attention, *QKV, return_lse=True)[1]
     assert c.explanations[0].name == "lse/constant_added"
     assert said in c.explanations[0].variant.meaning
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+def test_backward_that_is_always_causal_is_named_although_the_gradient_of_the_scale_holds():
+    given = {"d_out": inputs(13, 6, 9)["q"][..., :4], **inputs(14, 6, 9)}
+    wrong = {v.name: v for v in variants("attention_vjp")}["gradient/causal_assumed"]
+    right = refattn.attention_vjp(**given)
+    for scale in (right.scale, wrong.call(**given).scale):
+        got = wrong.call(**given)._replace(scale=scale)
+        for c in compare(got, "attention_vjp", **given):
+            assert c.ok or c.explanations[0].name == "gradient/causal_assumed"

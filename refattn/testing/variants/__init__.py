@@ -43,6 +43,8 @@ class Variant:
         The number with which it computes, where it is one of many that differ in a number: the size of a tile.
     others : tuple
         Values that give the same results for the inputs for which `value` was found.
+    arguments : callable, optional
+        From the arguments of a call those by name with which the reference does what the variant does.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Variant:
     advice: str = ""
     value: Any = None
     others: tuple = ()
+    arguments: Callable | None = None
 
 
 VARIANTS: dict[tuple[str, str], Variant] = {}  # by name and reference function

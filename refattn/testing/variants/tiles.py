@@ -45,9 +45,8 @@ def _dense_of(q, k, mask, options):
 
 
 def _of_keys(n, m, mask=None):
-    """Sizes of tiles of keys: a longer one does what the next above all keys does."""
-    longest = min((t for t in SIZES if t > m), default=max(SIZES))
-    return [t for t in SIZES if t <= m or t == longest]
+    above = next((t for t in SIZES if t > m), None)  # which leaves no tile at all, as any longer one does
+    return [t for t in SIZES if t <= m or t == above]
 
 
 def _of_padding(n, m, mask=None):
