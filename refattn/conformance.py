@@ -20,6 +20,7 @@ from refattn.testing.checking import CheckCase, Report, Result, all_cases, check
 from refattn.testing.matches import assert_matches
 from refattn.testing.outcome import gist
 from refattn.testing.reports import as_text
+from refattn.testing.vote import settled
 
 MISSING = "nothing to judge: give --refattn-impl module:function (or torch, jax, onnxruntime, ...)"
 STATE = pytest.StashKey["State"]()
@@ -46,6 +47,7 @@ class State:
         self.given = allow.in_force(read_allowed(self.option), self.adapter.name, self.adapter.version)
         self.entries = [*self.given, *allow.in_force(allow.shipped(), self.adapter.name, self.adapter.version)]
         self.cases = self._cases()
+        self.results: list[Result] = []  # of this process: with xdist each worker has its own
         self.shown: dict[tuple[str, str, str], str] = {}
 
     def _cases(self) -> list[CheckCase]:
@@ -144,6 +146,7 @@ class Case(Judged):
         """Run it, and say what came of it as pytest does."""
         state = self.config.stash[STATE]
         result = run_case(state.adapter, self.case)
+        state.results.append(result)
         if result.status == "unsupported":
             pytest.skip(f"not supported: {result.reason}")
         if result.status == "unjudged":
@@ -238,6 +241,8 @@ class Summary:
             return
         write = terminalreporter.write_line
         terminalreporter.section(f"refattn: {self.state.adapter.name}")
+        for cause in settled([r for r in self.state.results if not self.state.known(r)])[1]:
+            write(f"{cause.function}: {cause}", bold=True)
         for cases in sorted(self.deviations.values(), key=len, reverse=True):
             told, again = cases[0]
             write(f"{told}: {len(cases)} case{'s' * (len(cases) > 1)}", red=True)

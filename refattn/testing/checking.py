@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from refattn.testing import consistency, profiles, vectors
+from refattn.testing import consistency, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
-from refattn.testing.matches import FITS, MISSING, SMALL_VALUES, Comparison, Incomplete, compare
+from refattn.testing.matches import FITS, Incomplete, compare
 from refattn.testing.names import FUNCTIONS, function_named, meant
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
 from refattn.testing.returned import SEVERAL, by_name
 from refattn.testing.rounding import round_to
-from refattn.testing.stages import stages_of, told
+from refattn.testing.stages import stages_of
 from refattn.testing.vectors import results
 
 __all__ = [
@@ -110,27 +111,37 @@ def check(
         report.options = {"function": function, "precision": precision, "layout": layout}
     entries = in_force(allow or [], adapter.name, adapter.version)
     report.measured = measured_on(allow or [], adapter.name, adapter.version)
-    started, used = time.perf_counter(), set()
+    started, used, explained = time.perf_counter(), set(), Counter()
+    listed = {entry.function for entry in entries}  # what may be known is looked up by its name, so it must have one
     try:
         for number, case in enumerate(cases):
-            result = run_case(adapter, case)
-            if result.status == "broken":
-                known = next((entry for entry in entries if entry.covers(adapter.name, result)), None)
-                if known is not None:
-                    used.add(known)
-                    result = replace(result, status="known", reason=known.reason)
-            report.results.append(result)
+            each = case.function in listed or explained[case.function] < vote.EXPLAINED
+            result = run_case(adapter, case, explain=each)
+            explained[case.function] += bool(result.wrong)
+            report.results.append(_allowed(entries, adapter, result, used))
             if progress is not None:
                 progress(number + 1, len(cases))
     except KeyboardInterrupt:
         report.interrupted = len(cases)
-    report.results = _not_by_chance(report.results)
+    report.results, causes = vote.settled(_not_by_chance(report.results))
+    report.results = [_allowed(entries, adapter, result, used) for result in report.results]
+    new = {(r.case.function, r.case.id) for r in report.results if r.status == "broken"}
+    report.causes = [cause for cause in causes if new & {(cause.function, case) for case in cause.cases}]
     whole = mechanism is None and len(cases) == len(offered) and effort != "smoke" and not report.interrupted
     if whole:
         report.stale = [entry for entry in entries if entry not in used and not entry.expired]
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _allowed(entries, adapter, result, used):
+    """A broken result as known, where an entry covers it."""
+    known = next((e for e in entries if e.covers(adapter.name, result)), None) if result.status == "broken" else None
+    if known is None:
+        return result
+    used.add(known)
+    return replace(result, status="known", reason=known.reason)
 
 
 def _not_by_chance(results):
@@ -180,8 +191,11 @@ def _fits(arguments, dtype):
     return all(np.array_equal(round_to(x, dtype), x, equal_nan=True) for x in floats)
 
 
-def run_case(adapter: Adapter, case: CheckCase) -> Result:
-    """One case: call, call again, compare; or, for a relation, the calls that must agree."""
+def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Result:
+    """One case: call, call again, compare; or, for a relation, the calls that must agree.
+
+    With explain = False a failure is not explained; it can be later, by what explains others.
+    """
     if case.relation:
         return _related(adapter, case)
     call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
@@ -195,7 +209,7 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         without_lse = tuple(clause for clause in case.clauses if clause != "ATTN-LSE")
         if case.arguments.get("return_lse") and without_lse:  # its output can be checked all the same
             rest = {name: value for name, value in case.arguments.items() if name != "return_lse"}
-            return run_case(adapter, replace(case, clauses=without_lse, arguments=rest))
+            return run_case(adapter, replace(case, clauses=without_lse, arguments=rest), explain=explain)
         return Result(case, "unsupported", reason=str(missing))
     except Failed as failure:  # no refusal, even of what must be refused
         return _failed(case, failure)
@@ -221,7 +235,9 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
         return Result(case, "unsupported", reason="returns none of the results")
     returned = first if several else got  # of those that must come together none may be missing
     try:
-        comparisons = tuple(compare(returned, case.function, precision=precision, tier="hard", **case.arguments))
+        comparisons = tuple(
+            compare(returned, case.function, precision=precision, tier="hard", explain=explain, **case.arguments)
+        )
     except Incomplete as error:
         return Result(case, "broken", "wrong kind of result", case.clauses[0], str(error))
     wrong = [c for c in comparisons if not c.ok]
@@ -232,11 +248,8 @@ def run_case(adapter: Adapter, case: CheckCase) -> Result:
     if all(c.verdict == "cannot be judged" for c in wrong):
         reason = f"cannot be judged at {wrong[0].precision}, whose bound is wider than the values are apart"
         return Result(case, "unsupported", reason=reason, comparisons=comparisons)
-    said = sorted(wrong, key=lambda c: c.verdict == MISSING)  # wrong numbers say more
-    deviation, clause = diagnosis(case, next(c for c in said if c.verdict != "cannot be judged"))
     stages = stages_of(adapter, case, _given(case.arguments, case.dtype), precision)
-    message = "\n".join(filter(None, [*map(str, wrong), told(stages)]))
-    return Result(case, "broken", deviation, clause, message, comparisons=comparisons, stages=stages)
+    return Result(case, "broken", stages=stages).called(comparisons)
 
 
 def _read(case, returned):
@@ -311,21 +324,6 @@ def _alone(case, found, precision):
         return compare(found.got, case.function, precision=precision, tier="hard", **found.arguments)
     except (TypeError, ValueError):  # a result that cannot be read was reported by its shape
         return []
-
-
-def diagnosis(case: CheckCase, wrong: Comparison) -> tuple[str, str]:
-    """The name of what is different, and the clause that it breaks."""
-    best = next((e for e in wrong.explanations if e.fit <= FITS), None)
-    if best is None:
-        kind = {
-            "special values": "unexplained NaN or infinity",
-            "shape": "wrong shape",
-            MISSING: "gradient/missing",
-        }.get(wrong.verdict, "unexplained difference")
-        return kind, case.clauses[0]
-    if best.variant is None:
-        return best.name if best.name == SMALL_VALUES else f"precision {best.name}", case.clauses[0]
-    return best.name, best.variant.clause
 
 
 def cast(value, dtype):

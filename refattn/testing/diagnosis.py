@@ -123,6 +123,16 @@ def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
     return found | (_explained(whole, values) if any(j.wrong for j in whole) else {})
 
 
+def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explanation]]:
+    """For each wrong result of a call the one variant that is asked about; empty where it does not explain the call."""
+    if any(j.got.shape != j.want.shape for j in judgements):
+        return {}
+    judgements = _narrowed(judgements)
+    value = _values(v, judgements[0])
+    c = None if value is None else _candidate(v, value, judgements, _away(judgements))
+    return {j.result: [_explanation(c)] for j in judgements if j.wrong} if c is not None and c.explains else {}
+
+
 def _narrowed(judgements):
     """Of a large problem the head in which the first wrong result is farthest off."""
     if judgements[0].function not in _PAIRED or any(j.got.shape != j.want.shape for j in judgements):

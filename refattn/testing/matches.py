@@ -63,6 +63,8 @@ class Comparison:
         Best first; only where the verdict is a failure.
     replay : str
         The command that runs this case again; whoever made the case fills it in.
+    judged : Judged
+        What was compared, for those who ask further.
     """
 
     function: str
@@ -85,6 +87,7 @@ class Comparison:
     reason: str = ""
     explanations: list[Explanation] = field(default_factory=list)
     replay: str = ""
+    judged: Judged | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -246,25 +249,27 @@ def compare(
         raise Incomplete(
             f"{name} returns {', '.join(bounds)} here, the given result has only {', '.join(got) or 'nothing'}"
         )
-    found = [
-        _compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs))
-        for key in bounds
-        if got.get(key) is not None
-    ]
+    found = []
+    for key in (key for key in bounds if got.get(key) is not None):
+        c = _compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs))
+        of_call = chosen, args, kwargs, c.tier, not c.ok
+        values = _numbers(got[key]), _numbers(bounds[key].value), _limit(bounds[key], c)
+        found.append(replace(c, judged=Judged(name, key, *values, *of_call)))
     lacking = [_missing(name, key, bounds[key], chosen) for key in none]
-    if not explain or all(c.ok for c in found):
-        return [*found, *lacking]
-    if reason := _unrounded(actual, name, args, kwargs, chosen, tier):
-        return [*(c if c.ok else replace(c, reason=reason) for c in found), *lacking]
-    judgements = [
-        Judged(
-            name, c.result, _numbers(got[c.result]), _numbers(bounds[c.result].value), _limit(bounds[c.result], c),
-            chosen, args, kwargs, c.tier, not c.ok,
-        )
-        for c in found
-    ]  # fmt: skip
-    causes = explanations(judgements) if any(c.verdict != "cannot be judged" for c in found if not c.ok) else {}
-    return [*(c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found), *lacking]
+    if explain and not all(c.ok for c in found):
+        found = explained(found, actual)
+    return [*found, *lacking]
+
+
+def explained(found: list[Comparison], actual) -> list[Comparison]:
+    """The comparisons of one call with what explains those that fail."""
+    wrong = [c for c in found if not c.ok]
+    if not any(c.verdict != "cannot be judged" for c in wrong):
+        return found
+    if reason := _unrounded(actual, wrong[0]):
+        return [c if c.ok else replace(c, reason=reason) for c in found]
+    causes = explanations([c.judged for c in found])
+    return [c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found]
 
 
 def _limit(b, comparison):
@@ -272,8 +277,10 @@ def _limit(b, comparison):
     return np.broadcast_to(limit, np.shape(b.value))
 
 
-def _unrounded(actual, name, args, kwargs, chosen, tier) -> str:
+def _unrounded(actual, comparison) -> str:
     """Whether it is the inputs: they hold no numbers of the precision's format, and once rounded to it all is right."""
+    judged = comparison.judged
+    name, args, kwargs, chosen, tier = judged.function, judged.args, judged.kwargs, judged.profile, comparison.tier
     names = unrounded(name, args, kwargs, chosen)
     if not names:
         return ""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing.allow import Allowance
-from refattn.testing.matches import Comparison
+from refattn.testing.diagnosis import FITS
+from refattn.testing.matches import MISSING, SMALL_VALUES, Comparison
 from refattn.testing.names import function_named
-from refattn.testing.stages import Stage
+from refattn.testing.stages import Stage, told
 
 STATUSES = ("holds", "broken", "known", "unsupported", "unjudged")
 # Of gradients that some implementations leave out, the clause about them; any other belongs to every clause of a case.
@@ -91,9 +92,46 @@ class Result:
         return self.case.clauses if None in own else tuple(clause for clause in own if clause)
 
     @property
+    def wrong(self) -> list[Comparison]:
+        """The comparisons that fail, wrong numbers first; those of inputs that cannot be judged are left out."""
+        wrong = [c for c in self.comparisons if not c.ok and c.verdict != "cannot be judged"]
+        return sorted(wrong, key=lambda c: c.verdict == MISSING)
+
+    def called(self, comparisons: tuple[Comparison, ...], name: str | None = None) -> Result:
+        """The same result with other explanations, called by the first that fits, or by one that nearly does."""
+        result = replace(self, comparisons=comparisons)
+        deviation, clause = diagnosis(self.case, result.wrong[0])
+        lines = [str(c) for c in comparisons if not c.ok]
+        nearly = next((e for e in result.wrong[0].explanations if e.name == name and e.variant), None)
+        if nearly is not None and deviation != name:
+            deviation, clause = nearly.name, nearly.variant.clause
+            lines.append(
+                f"All but a hundredth of it is {name}: {nearly.variant.meaning} Something smaller is wrong too."
+            )
+        message = "\n".join(filter(None, [*lines, told(self.stages)]))
+        return replace(result, deviation=deviation, clause=clause, message=message)
+
+    @property
     def worst(self) -> float | None:
         """The largest error in units of the hard bound; None where nothing was measured."""
         return max((c.hard for c in self.comparisons), default=None)
+
+
+def diagnosis(case: CheckCase, wrong: Comparison) -> tuple[str, str]:
+    """The name of what is different, and the clause that it breaks."""
+    best = next((e for e in wrong.explanations if e.fit <= FITS), None)
+    if wrong.reason:
+        return "inputs not rounded", case.clauses[0]
+    if best is None:
+        kind = {
+            "special values": "unexplained NaN or infinity",
+            "shape": "wrong shape",
+            MISSING: "gradient/missing",
+        }.get(wrong.verdict, "unexplained difference")
+        return kind, case.clauses[0]
+    if best.variant is None:
+        return best.name if best.name == SMALL_VALUES else f"precision {best.name}", case.clauses[0]
+    return best.name, best.variant.clause
 
 
 @dataclass(repr=False)
@@ -110,6 +148,9 @@ class Report:
     environment: dict
     options: dict = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    causes: list = field(
+        default_factory=list
+    )  # of `refattn.testing.vote.Cause`: what explains the broken cases together
     stale: list[Allowance] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     strict: bool = False

@@ -46,6 +46,7 @@ def as_document(report: Report) -> dict:
         "seconds": round(report.seconds, 3),
         "counts": {status: report.count(status) for status in STATUSES},
         "clauses": report.by_clause(),
+        "causes": [_cause(cause) for cause in report.causes],
         "deviations": [
             _deviation(report, found) for status in ("broken", "known") for found in report.findings(status)
         ],
@@ -53,6 +54,19 @@ def as_document(report: Report) -> dict:
         "measured": report.measured,
         "allow_list_problems": report.problems,
         "cases": [_case(report, result) for result in report.results],
+    }
+
+
+def _cause(cause) -> dict:
+    return {
+        "function": cause.function,
+        "name": cause.name,
+        "sentence": str(cause),
+        "cases": list(cause.cases),
+        "of": cause.total,
+        "partly": list(cause.partly),
+        "holding": list(cause.holding),
+        "shared": list(cause.shared),
     }
 
 

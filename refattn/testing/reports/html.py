@@ -121,6 +121,7 @@ def _report(document, number, clauses):
             else []
         ),
         f"<details><summary>Environment</summary><dl>{listed}</dl></details>",
+        _causes(document),
         _deviations(document, "broken", "New deviations"),
         _unjudged(document),
         _deviations(document, "known", "Known deviations"),
@@ -145,6 +146,12 @@ def _unjudged(document):
         for u in document["unjudged"]
     )
     return f"<h2>Could not be judged</h2>{items}" if items else ""
+
+
+def _causes(document):
+    causes = document.get("causes", [])
+    items = "".join(f"<li><b>{escape(c['function'])}</b>: {escape(c['sentence'])}</li>" for c in causes)
+    return f"<h2>Causes</h2><ul>{items}</ul>" if items else ""
 
 
 def _deviations(document, status, title):

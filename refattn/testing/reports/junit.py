@@ -18,6 +18,10 @@ def as_junit(report: Report) -> str:
         skipped=str(report.count("known") + report.count("unsupported")),
         time=f"{report.seconds:.3f}",
     )
+    if report.causes:
+        properties = ET.SubElement(suite, "properties")
+        for cause in report.causes:
+            ET.SubElement(properties, "property", name="cause", value=f"{cause.function}: {cause}")
     for r in report.results:
         test = ET.SubElement(suite, "testcase", classname=f"{report.target}.{r.case.function}", name=r.case.id)
         properties = ET.SubElement(test, "properties")

@@ -27,6 +27,7 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
         for found in known:
             lines += _deviation(found, paint, "yellow", brief=not verbose)
     if broken:
+        lines += _causes(report, paint)
         lines += ["", "NEW deviations" if known else "deviations"]
         for found in broken:
             lines += _deviation(found, paint, "red", brief=False)
@@ -49,6 +50,15 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
             lines += textwrap.wrap(problem, WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines += ["", verdict(report, paint)]
     return "\n".join(lines)
+
+
+def _causes(report, paint):
+    """What the broken cases come to together, each function's most frequent cause first."""
+    lines = ["", "causes"] if report.causes else []
+    for cause in report.causes:
+        said = textwrap.wrap(f"{cause.function}: {cause}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+        lines += [paint(line, "bold") for line in said]
+    return lines
 
 
 def _painter(color):

@@ -1,0 +1,312 @@
+"""One verdict for a run: which known mistake explains its broken cases, and what they have in common if none does.
+
+A case alone is explained by whatever fits it, and a small one by much. Over a run the true cause fits most of them, and
+cases that hold speak against the others:
+
+1. Of every broken case, the variants, pairs of variants and precisions that fit all its results.
+2. A case that holds although a variant lies four bounds or more away from what it returned speaks against the variant.
+   Bugs have conditions ('only if M > 1'), so one such case refutes nothing: more than a quarter as many as the variant
+   explains do, or more than it explains where that is nearly all.
+3. The smallest set of causes that explains the most cases, taken greedily; a cause needs two cases and a twentieth of
+   all. What fits fewer cases than stay unexplained is a chance hit and is not named. A precision is one of the whole
+   kernel: it must fit all that is left.
+4. The rest has no known cause; what its cases share and those that hold lack is said instead. That is no cause.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refattn.testing.diagnosis import FITS, explained_by
+from refattn.testing.distances import distance
+from refattn.testing.matches import SMALL_VALUES, Comparison
+from refattn.testing.traits import common
+from refattn.testing.variants import Variant, variants
+from refattn.testing.vectors import results as by_name
+
+UNKNOWN = "no known cause"
+EXPLAINED = 60  # so many broken cases of a function are explained one by one; the others are held to what won
+_CLEARLY = 4.0  # bounds
+_MOSTLY = 100.0  # a cause that leaves a hundredth of every difference is one of two
+_AGAINST = 0.25
+_NEARLY_ALL = 0.9  # of three broken cases or more: what fits so many hardly does so by chance, and has only a condition
+_SHARE = 0.05
+_PRECISION = "precision "
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What explains cases of a run.
+
+    Attributes
+    ----------
+    function : str
+    name : str
+        A variant, two of them, a precision, 'small values'; or 'no known cause'.
+    cases : tuple of str
+        The broken cases that it explains.
+    total : int
+        All broken cases of the function whose numbers are wrong.
+    partly : tuple of str
+        Those of its cases in which something smaller is wrong as well.
+    holding : tuple of str
+        Cases that hold although it would show there.
+    shared : tuple of str
+        What is said of these; of cases without a known cause, what all of them share.
+    others : int
+        Of cases without a known cause: so many that hold share it as well.
+    """
+
+    function: str
+    name: str
+    cases: tuple[str, ...]
+    total: int
+    partly: tuple[str, ...] = ()
+    holding: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    others: int = 0
+
+    def __str__(self):
+        of = f"{len(self.cases)} of {self.total} broken case{'s' * (self.total != 1)}"
+        if self.name == UNKNOWN:
+            if not self.shared:
+                return f"{UNKNOWN}: {of}"
+            beside = f"as {self.others} that hold" if self.others else "as no case that holds"
+            return f"{UNKNOWN}: {of}; all have {', '.join(self.shared)}, {beside}"
+        text = f"{self.name} explains {of}"
+        if self.partly:
+            text += f", in {len(self.partly)} of them all but a hundredth: something smaller is wrong as well"
+        if self.holding:
+            where = f"not where {', '.join(self.shared)} " if self.shared else "yet as many as would show it hold "
+            text += f"; {where}({len(self.holding)} hold)"
+        return text
+
+
+def settled(results: list) -> tuple[list, list[Cause]]:
+    """The results of a run, called by the causes that won the vote, and these, by function, most cases first.
+
+    Parameters
+    ----------
+    results : list of Result
+    """
+    renamed, causes = {}, []
+    for function in dict.fromkeys(r.case.function for r in results):
+        own = [r for r in results if r.case.function == function]
+        broken = [r for r in own if r.status in ("broken", "known") and _wrong(r) and not r.case.relation]
+        if broken:
+            holding = [r for r in own if r.status == "holds" and r.comparisons and not r.case.relation]
+            found, named = _Vote(function, broken, holding).outcome()
+            causes += found
+            renamed |= {(function, id_): new for id_, new in named}
+    return [_renamed(r, renamed.get((r.case.function, r.case.id))) for r in results], causes
+
+
+def _renamed(result, called):
+    """What is known stays called as the list of known deviations calls it."""
+    return called if called is not None and result.status == "broken" else result
+
+
+def _wrong(result) -> list[Comparison]:
+    return [c for c in result.wrong if not c.reason and c.judged is not None]
+
+
+def _parts(name):
+    return name.split(" + ")
+
+
+class _Vote:
+    """The vote over the broken cases of one function."""
+
+    def __init__(self, function, broken, holding):
+        self.function, self.broken, self.holding = function, broken, sorted(holding, key=lambda r: r.case.size)
+        self.by_id = {r.case.id: r for r in broken}
+        self.known: dict[str, Variant] = {v.name: v for v in variants(function)}
+        self.said: dict[str, list] = {}
+        self.fits = {r.case.id: self._fitting(r) for r in broken}
+        self.needed = min(max(2, len(broken) * _SHARE), len(broken))
+
+    def outcome(self):
+        """The causes, and every result of a broken case with the one that it is called by from now on."""
+        self._refute()
+        chosen, left = self._smallest()
+        left = self._held_to_winners(chosen, left)
+        chosen, left, partly = self._almost(chosen, left)
+        chosen, left = self._without_chance(chosen, left)
+        if left and (name := self._rounding(left)):
+            chosen[name], left = left, set()
+        causes = [self._cause(name, cases, partly.get(name, set())) for name, cases in chosen.items()]
+        named = [(i, self._called(self.by_id[i], name)) for name, cases in chosen.items() for i in cases]
+        if left:
+            causes.append(self._unknown(left))
+            named += [(i, self._called(self.by_id[i], None)) for i in left]
+        return sorted(causes, key=lambda c: (-len(c.cases), c.name == UNKNOWN)), named
+
+    # --- 1: what fits a case
+
+    def _fitting(self, result) -> set[str]:
+        found = set()
+        for e in (e for c in _wrong(result)[:1] for e in c.explanations if e.fit <= FITS):
+            if ", precision" in e.name:  # too much is possible in another precision
+                continue
+            if e.variant is not None and " + " not in e.name:
+                self.known.setdefault(e.name, e.variant)
+            found.add(e.name if e.variant or e.name == SMALL_VALUES else f"{_PRECISION}{e.name}")
+        return found
+
+    # --- 2: what holding cases refute
+
+    def _refute(self):
+        votes = Counter(part for names in self.fits.values() for name in names for part in _parts(name))
+        refuted = {
+            name
+            for name, count in votes.items()
+            if count >= self.needed and name in self.known and len(self._against(name)) > self._allowed(count)
+        }
+        for i, names in self.fits.items():
+            self.fits[i] = {name for name in names if not refuted.intersection(_parts(name))}
+
+    def _allowed(self, count) -> float:
+        """How many holding cases may speak against what fits `count` of the broken ones."""
+        total = len(self.broken)
+        return count if total >= 3 and count >= _NEARLY_ALL * total else count * _AGAINST
+
+    def _against(self, name) -> list:
+        """The holding cases in which a variant would have shown."""
+        if name not in self.said:
+            v = self.known.get(name)
+            self.said[name] = [r for r in self.holding if v is not None and _denies(r, v)]
+        return self.said[name]
+
+    # --- 3: the smallest set of causes
+
+    def _smallest(self) -> tuple[dict[str, set], set]:
+        chosen: dict[str, set] = {}
+        left, causes = set(self.fits), set()
+        while left:
+            votes = Counter(n for i in left for n in self.fits[i] if not n.startswith(_PRECISION) and n != SMALL_VALUES)
+            # fewest new causes first, then most cases; a pair whose halves are chosen already costs nothing
+            cost = {name: (len(set(_parts(name)) - causes), -count) for name, count in votes.items()}
+            tied = sorted(name for name in votes if cost[name] == min(cost.values()))
+            if len(tied) > 1:
+                tied.sort(
+                    key=lambda name: (sum(len(self._against(p)) for p in _parts(name)), -self._firsts(name, left))
+                )
+            if not tied or (votes[tied[0]] < self.needed and set(_parts(tied[0])) - causes):
+                break
+            chosen[tied[0]] = {i for i in left if tied[0] in self.fits[i]}
+            causes |= set(_parts(tied[0]))
+            left -= chosen[tied[0]]
+        return chosen, left
+
+    def _firsts(self, name, cases) -> int:
+        """In how many cases a name is the best of those that fit."""
+        return sum(self.by_id[i].deviation == name for i in cases)
+
+    def _held_to_winners(self, chosen, left) -> set:
+        """Cases that were not explained one by one are held to the causes that won among the others."""
+        for i in sorted(left):
+            judgements = [c.judged for c in self.by_id[i].comparisons if c.judged is not None]
+            if any(c.explanations for c in self.by_id[i].comparisons) or not judgements:
+                continue
+            for name in chosen:
+                if name in self.known and (found := explained_by(judgements, self.known[name])):
+                    self.by_id[i] = _with_explanation(self.by_id[i], found)
+                    chosen[name].add(i)
+                    left = left - {i}
+                    break
+        return left
+
+    def _almost(self, chosen, left):
+        """What a cause explains but for a small rest has it and a smaller one beside it."""
+        partly = {}
+        for name in chosen:
+            near = {i for i in left if _mostly(self.by_id[i], name)}
+            partly[name], left = near, left - near
+            chosen[name] = chosen[name] | near
+        return chosen, left, partly
+
+    def _without_chance(self, chosen, left):
+        """What explains fewer cases than stay unexplained is a chance hit, or a part of one unknown cause."""
+        while chosen and len(chosen[least := min(chosen, key=lambda name: len(chosen[name]))]) < len(left):
+            left = left | chosen.pop(least)
+        return chosen, left
+
+    def _rounding(self, left) -> str | None:
+        """What of rounding fits all that is left: small values, or a precision, which is one of the whole kernel."""
+        if all(SMALL_VALUES in self.fits[i] for i in left):
+            return SMALL_VALUES
+        names = Counter(n for i in left for n in self.fits[i] if n.startswith(_PRECISION))
+        fitting = [n for n in names if all(n in self.fits[i] or SMALL_VALUES in self.fits[i] for i in left)]
+        return max(fitting, key=lambda n: (self._firsts(n, left), names[n]), default=None)
+
+    # --- 4: in words
+
+    def _cause(self, name, cases, partly) -> Cause:
+        against = {id(r): r for part in _parts(name) for r in self._against(part)}.values()
+        shared = common([r.case for r in against], [r.case for r in self.broken])[0] if against else ()
+        ids = tuple(r.case.id for r in self.broken if r.case.id in cases)
+        return Cause(
+            self.function, name, ids, len(self.broken), tuple(sorted(partly)), tuple(r.case.id for r in against), shared
+        )
+
+    def _unknown(self, left) -> Cause:
+        ids = tuple(r.case.id for r in self.broken if r.case.id in left)
+        shared, others = common([self.by_id[i].case for i in ids], [r.case for r in self.holding])
+        return Cause(self.function, UNKNOWN, ids, len(self.broken), shared=shared, others=others)
+
+    def _called(self, result, name):
+        """A result whose explanations begin with a cause; without one, no explanation is left that fits by chance."""
+        comparisons = []
+        for c in result.comparisons:
+            if not c.ok:
+                first = [e for e in c.explanations if name is not None and _name_of(e) == name]
+                rest = [e for e in c.explanations if _name_of(e) != name]
+                if name is None:
+                    rest = [e for e in rest if e.fit > FITS]
+                c = replace(c, explanations=[*first, *rest])
+            comparisons.append(c)
+        return result.called(tuple(comparisons), name)
+
+
+def _name_of(e):
+    return e.name if e.variant or e.name == SMALL_VALUES else f"{_PRECISION}{e.name}"
+
+
+def _with_explanation(result, found):
+    comparisons = tuple(
+        c if c.ok else replace(c, explanations=found.get(c.result, c.explanations)) for c in result.comparisons
+    )
+    return replace(result, comparisons=comparisons)
+
+
+def _mostly(result, name) -> bool:
+    """Whether a variant leaves a hundredth of every difference or less."""
+    wrong = _wrong(result)
+    left = [next((e.fit for e in c.explanations if e.name == name), np.inf) for c in wrong]
+    return all(np.isfinite(c.hard) and fit * _MOSTLY <= c.hard for fit, c in zip(left, wrong, strict=True))
+
+
+def _denies(result, v) -> bool:
+    """Whether a variant lies four bounds or more from the reference in a case that holds."""
+    judgements = [c.judged for c in result.comparisons if c.judged is not None]
+    if not judgements or not all(map(np.all, map(np.isfinite, _arrays(judgements[0])))):
+        return False  # of NaN and infinities variants do not promise to be the reference otherwise
+    try:
+        with np.errstate(all="ignore"):
+            found = by_name(v.call(*judgements[0].args, **judgements[0].kwargs))
+    except Exception:  # it does not apply, or stumbles
+        return False
+    for j in judgements:
+        value = np.asarray(found.get(j.result, np.nan), dtype=np.float64)
+        if value.shape == j.want.shape and distance(value, j.want, j.limit) >= _CLEARLY:  # axes are not its subject
+            return True
+    return False
+
+
+def _arrays(judged) -> Iterable[np.ndarray]:
+    given = [*judged.args, *judged.kwargs.values()]
+    return [x for x in given if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
