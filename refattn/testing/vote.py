@@ -6,7 +6,7 @@ cases that hold speak against the others:
 1. Of every broken case, the variants, pairs of variants and precisions that fit all its results.
 2. A case that holds although a variant lies four bounds or more away from what it returned speaks against the variant.
    Bugs have conditions ('only if M > 1'), so one such case refutes nothing: more than a quarter as many as the variant
-   explains do, or more than it explains where that is nearly all.
+   explains do, unless that is nearly all.
 3. The smallest set of causes that explains the most cases, taken greedily; a cause needs two cases and a twentieth of
    all. What fits fewer cases than stay unexplained is a chance hit and is not named. A precision is one of the whole
    kernel: it must fit all that is left.
@@ -33,7 +33,8 @@ EXPLAINED = 60  # so many broken cases of a function are explained one by one; t
 _CLEARLY = 4.0  # bounds
 _MOSTLY = 100.0  # a cause that leaves a hundredth of every difference is one of two
 _AGAINST = 0.25
-_NEARLY_ALL = 0.9  # of three broken cases or more: what fits so many hardly does so by chance, and has only a condition
+_NEARLY_ALL = 0.9  # of so many broken cases or more: what fits these does not do so by chance, it has only a condition
+_SOME = 5
 _SHARE = 0.05
 _PRECISION = "precision "
 
@@ -172,7 +173,7 @@ class _Vote:
     def _allowed(self, count) -> float:
         """How many holding cases may speak against what fits `count` of the broken ones."""
         total = len(self.broken)
-        return count if total >= 3 and count >= _NEARLY_ALL * total else count * _AGAINST
+        return np.inf if total >= _SOME and count >= _NEARLY_ALL * total else count * _AGAINST
 
     def _against(self, name) -> list:
         """The holding cases in which a variant would have shown."""
