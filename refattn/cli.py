@@ -6,8 +6,11 @@ NumPy is imported by the commands that need it, not by --help.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+
+from refattn import console
 
 PASS, NONCONFORMING, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 TERMINATED = 143  # by SIGTERM, after the report
@@ -81,9 +84,22 @@ examples:
 """
 
 
+def _natural(text):
+    if not text.isascii() or not text.isdigit() or len(text) > 40:
+        raise argparse.ArgumentTypeError(f"it is {text[:80]!r}; it must be a whole number of 0 or more")
+    return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        from refattn.testing.printable import printable
+
+        super().error(printable(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="refattn",
         description="The golden specification of attention: judge an implementation, clause by clause.",
         epilog=EPILOG,
@@ -122,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         help="what module:function promises to round and where (default: float32); of an adapter, check only this dtype",
     )
     check.add_argument("--effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases")
-    check.add_argument("--seed", type=int, default=0, help="of the random cases")
+    check.add_argument("--seed", type=_natural, default=0, help="of the random cases")
     check.add_argument(
         "--case", default="*", metavar="PATTERN", help="only cases whose id matches, as a failure prints it"
     )
@@ -167,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--precision", help="what module:function promises to round and where (default: float32)")
     replay.add_argument("--effort", choices=["smoke", "standard", "full"], default="standard", help="of that check")
-    replay.add_argument("--seed", type=int, default=0, help="of that check")
+    replay.add_argument("--seed", type=_natural, default=0, help="of that check")
     replay.add_argument("--save", metavar="FILE", help="write inputs, expected results and bounds as .npz")
     replay.add_argument(
         "--minimize", action="store_true", help="find the smallest case that fails so, and print it as a program"
@@ -200,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
         help="another argument, such as scale=0.1",
     )
     how_large.add_argument("--precision", default="float32", help="what the kernel promises (refattn list precisions)")
-    how_large.add_argument("--seed", type=int, default=0, help="of the numbers that are drawn")
+    how_large.add_argument("--seed", type=_natural, default=0, help="of the numbers that are drawn")
 
     diff = commands.add_parser(
         "diff",
@@ -223,7 +239,7 @@ def parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="show a mechanism, function, clause, variant, golden case or mask")
     show.add_argument("name", help="for example attention, MASK-EMPTY, causal/top_left, 'causal() & window(3, 0)'")
-    show.add_argument("--size", type=int, nargs=2, metavar=("N", "M"), default=(16, 16), help="of a drawn mask")
+    show.add_argument("--size", type=_natural, nargs=2, metavar=("N", "M"), default=(16, 16), help="of a drawn mask")
     return top
 
 
@@ -256,27 +272,31 @@ class _Ending:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the result is the exit code."""
-    top = parser()
-    options = top.parse_args(arguments)
-    with _Ending() as options.ending:
+    with console.any_terminal():
+        top = parser()
         try:
-            code = _run(top, options)
-        except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
-            code = _fail("interrupted", INTERRUPTED)
-        except BrokenPipeError:  # the reader of our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = PASS
-        return TERMINATED if code == INTERRUPTED and options.ending.came else code
+            try:
+                options = top.parse_args(arguments)
+            finally:
+                console.say("")  # --help has been printed, and perhaps not yet written
+            with _Ending() as options.ending:
+                try:
+                    code = _run(top, options)
+                except KeyboardInterrupt:  # outside the cases of a check, which reports what it has
+                    code = _fail("interrupted", INTERRUPTED)
+                return TERMINATED if code == INTERRUPTED and options.ending.came else code
+        except OSError as error:  # what was found cannot be said
+            return _fail(error if error.filename else error.strerror or error, USAGE)
 
 
 def _run(top, options):
     if options.version:
         from refattn import __version__
 
-        print(f"refattn {__version__}")
+        console.say(f"refattn {__version__}")
         return PASS
     if options.command is None:
-        top.print_help()
+        console.say(top.format_help().rstrip())
         return USAGE
     return {
         "check": _check, "replay": _replay, "identify": _identify, "tolerance": _tolerance, "diff": _diff,
@@ -285,20 +305,26 @@ def _run(top, options):
 
 
 def _fail(message, code):
-    print(f"refattn: {message}", file=sys.stderr)
+    console.fail(message)
     return code
 
 
 def _color():
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return console.is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
+
+
+def _look_here():
+    """A module:function may lie in the present folder, if there is one."""
+    with contextlib.suppress(OSError):
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
 
 
 def _found(options, name):
     """The adapter that was named, or the exit code with which the command ends."""
     from refattn.testing import adapters
 
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
+    _look_here()
     try:
         return adapters.get(name, options.function, precision=options.precision, layout=options.layout)
     except adapters.NotAvailable as error:
@@ -312,6 +338,10 @@ def _check(options):
         return _fail("check takes a target, or --all for every adapter that is installed", USAGE)
     if options.all:
         return _check_all(options)
+    try:
+        console.check_places(_places(options))
+    except ValueError as error:
+        return _fail(error, USAGE)
     from refattn.testing import allow, reports
     from refattn.testing.checking import check
 
@@ -338,22 +368,47 @@ def _check(options):
         for option in ("function", "precision", "layout"):
             if ":" in options.target:
                 report.options[option] = getattr(options, option)
-        if options.json:
-            _write(options.json, reports.as_json(report))
-        if options.junit:
-            _write(options.junit, reports.as_junit(report))
-        if options.html:
-            _write(options.html, reports.as_html([reports.as_document(report)]))
     except (ValueError, OSError) as error:
         return _fail(error, USAGE)
-    if "-" not in (options.json, options.junit, options.html):
-        print(reports.as_text(report, color=_color(), verbose=options.verbose))
-    if report.interrupted:
-        return INTERRUPTED
-    return UNAVAILABLE if report.count("unjudged") else PASS if report.ok else NONCONFORMING
+    code = UNAVAILABLE if report.count("unjudged") else PASS if report.ok else NONCONFORMING
+    written = _write(
+        options,
+        text=lambda: reports.as_text(report, color=_color(), verbose=options.verbose),
+        json=lambda: reports.as_json(report),
+        junit=lambda: reports.as_junit(report),
+        html=lambda: reports.as_html([reports.as_document(report)]),
+    )
+    return INTERRUPTED if report.interrupted else max(code, written)
+
+
+def _places(options):
+    return {f"--{name}": getattr(options, name) for name in ("json", "junit", "html")}
+
+
+def _write(options, *, text, **reports):
+    """Write the reports that were asked for, and the text where none goes to standard output.
+
+    One that cannot be written keeps none of the others from being written; the result is the exit code that it asks for.
+    """
+    code = PASS
+    for name, made in reports.items():
+        place = getattr(options, name)
+        try:
+            if place is not None:
+                console.write(place, made())
+        except OSError as error:
+            code = _fail(f"--{name} could not be written to {place}: {error.strerror or error}", USAGE)
+    try:
+        if "-" not in _places(options).values():
+            console.say(text())
+    except OSError as error:
+        code = _fail(error.strerror or error, USAGE)
+    return code
 
 
 def _check_all(options):
+    import json
+
     from refattn.testing import adapters, reports
     from refattn.testing.everything import check_all
 
@@ -364,6 +419,10 @@ def _check_all(options):
         )
     if options.function or options.precision or options.junit:
         return _fail("--all goes with neither --function, --precision nor --junit", USAGE)
+    try:
+        console.check_places(_places(options))
+    except ValueError as error:
+        return _fail(error, USAGE)
     words = ["--effort", options.effort, "--seed", str(options.seed), "--case", options.case]
     words += ["--mechanism", options.mechanism] if options.mechanism else []
     words += ["--allow", options.allow] if options.allow else []
@@ -371,18 +430,13 @@ def _check_all(options):
     words += [] if options.strict is None else ["--strict" if options.strict else "--no-strict"]
     found = check_all(names, words)
     options.ending.reporting = True
-    try:
-        if options.json:
-            import json
-
-            _write(options.json, json.dumps({"schema": reports.SCHEMA, "reports": found.documents}, indent=1))
-        if options.html and found.documents:
-            _write(options.html, reports.as_html(found.documents))
-    except OSError as error:
-        return _fail(error, USAGE)
-    if "-" not in (options.json, options.html):
-        print(found.text(verbose=options.verbose))
-    return found.code
+    written = _write(
+        options,
+        text=lambda: found.text(verbose=options.verbose),
+        json=lambda: json.dumps({"schema": reports.SCHEMA, "reports": found.documents}, indent=1),
+        html=lambda: reports.as_html(found.documents),
+    )
+    return max(found.code, written)
 
 
 def _replay(options):
@@ -395,46 +449,42 @@ def _replay(options):
     if isinstance(adapter, int):
         return adapter
     try:
+        console.check_places({"--save": options.save})
         case = replay.find(adapter, options.id, options.effort, options.seed)
-        if options.save:
+        if options.save is not None:
             replay.save(options.save, adapter, case)
-    except (LookupError, OSError) as error:
-        return _fail(error.args[0] if isinstance(error, LookupError) else error, USAGE)
+    except LookupError as error:
+        return _fail(error.args[0], USAGE)
+    except ValueError as error:
+        return _fail(error, USAGE)
+    except OSError as error:
+        return _fail(f"--save could not be written to {options.save}: {error.strerror or error}", USAGE)
     result = replay.run_case(adapter, case)
-    print(replay.described(adapter, result))
-    if options.save:
-        print(f"\nwritten to {options.save}: the inputs, the expected results and their bounds")
+    console.say(replay.described(adapter, result))
+    if options.save is not None:
+        console.say(f"\nwritten to {options.save}: the inputs, the expected results and their bounds")
     if options.minimize and result.status == "broken":
         given = (
             {"function": options.function, "precision": options.precision, "layout": options.layout}
             if ":" in name
             else {}
         )
-        print("\n" + replay.told_minimal(adapter, result, name, given))
+        console.say("\n" + replay.told_minimal(adapter, result, name, given))
     return {"broken": NONCONFORMING, "unjudged": UNAVAILABLE}.get(result.status, PASS)
-
-
-def _write(place, text):
-    if place == "-":
-        print(text)
-    else:
-        with open(place, "w", encoding="utf-8") as file:
-            file.write(text)
 
 
 def _identify(options):
     from refattn.testing import adapters
     from refattn.testing.identify import as_json, as_text, identify
 
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # module:function may lie in the present folder
+    _look_here()
     try:
         found = identify(options.target, options.function, precision=options.precision, layout=options.layout)
     except adapters.NotAvailable as error:
         return _fail(error, UNAVAILABLE)
     except (ValueError, TypeError) as error:
         return _fail(error, USAGE)
-    print(as_json(found) if options.json else as_text(found))
+    console.say(as_json(found) if options.json else as_text(found))
     return PASS
 
 
@@ -447,7 +497,7 @@ def _tolerance(options):
             options.function, options.shape, precision=options.precision, archive=options.inputs, mask=options.mask,
             options=options.option, seed=options.seed,
         )  # fmt: skip
-        print(tolerance(options.function, precision=options.precision, **given))
+        console.say(str(tolerance(options.function, precision=options.precision, **given)))
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
         return _fail(error, USAGE)
     except MemoryError:
@@ -462,7 +512,7 @@ def _diff(options):
         text, changed = changes.as_text(changes.read(options.old), changes.read(options.new))
     except (ValueError, OSError) as error:
         return _fail(error, USAGE)
-    print(text)
+    console.say(text)
     return NONCONFORMING if changed else PASS
 
 
@@ -472,7 +522,7 @@ def _list(options):
     rows = catalogue.listing(options.what)
     width = max([28, *(len(name) for name, _ in rows)])
     for name, about in rows:
-        print(f"{name:<{width}} {about}".rstrip())
+        console.say(f"{name:<{width}} {about}".rstrip())
     return PASS
 
 
@@ -480,7 +530,7 @@ def _show(options):
     from refattn.testing import catalogue
 
     try:
-        print(catalogue.shown(options.name, *options.size))
+        console.say(catalogue.shown(options.name, *options.size))
     except LookupError as error:
         return _fail(error.args[0], USAGE)
     except ValueError as error:

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from refattn.testing import schema
 from refattn.testing.diagnosis import FITS
 from refattn.testing.names import FUNCTIONS
+from refattn.testing.printable import printable
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Allowance:
         return self.until is not None and datetime.date.today() > self.until
 
     def __str__(self):
-        return f"{self.target}, {self.function}, {self.deviation}" + ("" if self.cases == "*" else f", {self.cases}")
+        cases = "" if self.cases == "*" else f", {self.cases}"
+        return printable(f"{self.target}, {self.function}, {self.deviation}{cases}")
 
     def holds_for(self, version: str) -> bool:
         """Whether it speaks of a release: its own versions name it, or the measured release that stands for it."""
@@ -104,7 +107,7 @@ def told(measured: dict, version: str) -> str:
     """The same in a line; empty where nothing was measured."""
     if not measured:
         return ""
-    *others, last = measured["releases"]
+    *others, last = map(printable, measured["releases"])
     line = f"known deviations were measured on {' and '.join(filter(None, [', '.join(others), last]))}"
     if _numbers(version) in map(_numbers, measured["releases"]):
         return line
@@ -138,8 +141,10 @@ def read(path) -> list[Allowance]:
     """
     path = Path(str(path))
     try:
-        contents = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        contents = tomllib.loads(schema.read(path).decode())
+    except RecursionError:
+        raise ValueError(f"{path} is no TOML: it is nested too deep") from None
+    except ValueError as error:  # no UTF-8, no TOML, or a number that is too long
         raise ValueError(f"{path} is no TOML: {error}") from None
     common = {name: contents.pop(name) for name in ("target", "measured") if name in contents}
     unknown = set(contents) - {"allow"}

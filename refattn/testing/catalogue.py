@@ -123,6 +123,8 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
 def picture(mask, n: int, m: int) -> str:
     """A mask drawn with one character a pair."""
     dense = mask.dense(n, m)
+    if 0 in dense.shape[:-2]:
+        raise ValueError("it is a rule for no sequence at all")
     while dense.ndim > 2:
         dense = dense[0]
     return "\n".join("  " + " ".join("■" if cell else "·" for cell in row) for row in dense)
@@ -179,7 +181,7 @@ def _preset(p):
 
 
 def _function(name, function):
-    return f"{name}{inspect.signature(function)}\n\n{inspect.getdoc(function)}"
+    return f"{name}{inspect.signature(function)}\n\n{inspect.getdoc(function) or '(python -OO has dropped its text)'}"
 
 
 def _mechanism(name, function):

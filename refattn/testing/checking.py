@@ -91,6 +91,8 @@ def check(
 
     if effort not in EFFORTS:
         raise ValueError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be a whole number of 0 or more")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
     offered = list(all_cases(adapter, mechanism, effort, seed))
     dtype = None if precision is None else profiles.profile(precision).out.name

@@ -56,7 +56,7 @@ RELATIONS: dict[str, Relation] = {}
 
 def _relation(name, clause, inputs, *, bitwise=False):
     def register(others):
-        RELATIONS[name] = Relation(name, clause, bitwise, others.__doc__, inputs, others)
+        RELATIONS[name] = Relation(name, clause, bitwise, others.__doc__ or name, inputs, others)
         return others
 
     return register

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refattn import console
 from refattn.testing.reports.html import verdict
 from refattn.testing.reports.matrix import as_matrix
 from refattn.testing.reports.progress import EVERY
@@ -82,10 +83,10 @@ def check_all(names: list[str], options: list[str], stream=None) -> Everything:
                 for job in finished:
                     name = jobs[job]
                     done[name] = job.result()
-                    print(f"[{len(done)}/{len(names)}] {name}: {_said(*done[name])} ({said})", file=stream, flush=True)
+                    console.tell(stream, f"[{len(done)}/{len(names)}] {name}: {_said(*done[name])} ({said})\n")
                 if not finished:
                     names_running = ", ".join(jobs[job] for job in jobs if job.running())
-                    print(f"[{len(done)}/{len(names)}] after {said}: {names_running}", file=stream, flush=True)
+                    console.tell(stream, f"[{len(done)}/{len(names)}] after {said}: {names_running}\n")
         except KeyboardInterrupt:
             found.interrupted = True
             for job in jobs:
@@ -121,11 +122,12 @@ def _one(name, options, path, running):
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, "-m", "refattn.cli", "check", name, *options, "--json", str(path)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**threads, **os.environ}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
+        env={**threads, **os.environ, "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
     running.append(process)
     _, errors = process.communicate()
-    document = json.loads(path.read_text()) if path.is_file() else None
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return process.returncode, document, (errors.strip().splitlines() or ["it ended without a word"])[-1]
 
 

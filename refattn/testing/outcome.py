@@ -13,9 +13,11 @@ from refattn.testing.allow import Allowance
 from refattn.testing.diagnosis import FITS
 from refattn.testing.matches import MISSING, SMALL_VALUES, Comparison
 from refattn.testing.names import function_named
+from refattn.testing.printable import printable
 from refattn.testing.stages import Stage, told
 
 STATUSES = ("holds", "broken", "known", "unsupported", "unjudged")
+_MOST = 20_000  # characters of a message
 # Of gradients that some implementations leave out, the clause about them; any other belongs to every clause of a case.
 _OWN_CLAUSE = {"scale": "GRAD-SCALE", "bias": "GRAD-BIAS", "sinks": "GRAD-SINK"}
 _TEXTS = 8  # so many texts of refusals of one function stand apart; the rest stand together
@@ -84,6 +86,10 @@ class Result:
     lacks: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self):
+        for name in ("deviation", "message", "reason", "raised"):  # an implementation had a word in them
+            object.__setattr__(self, name, printable(getattr(self, name), _MOST))
 
     @property
     def untold(self) -> tuple[str, ...]:
@@ -157,6 +163,10 @@ class Report:
     measured: dict = field(default_factory=dict)  # the releases that the list of known deviations was measured on
     interrupted: int = 0
     seconds: float = 0.0
+
+    def __post_init__(self):
+        self.target, self.version = printable(self.target), printable(self.version)
+        self.environment = {printable(name): printable(value) for name, value in self.environment.items()}
 
     def __str__(self):
         from refattn.testing.reports import as_text

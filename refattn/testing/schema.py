@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # (where in the value, what is wrong with VALUE, that value), or None where nothing is
 Check = Callable[[Any], "tuple[str, str, Any] | None"]
+
+MOST = 1 << 28  # bytes of a file: no list and no report has so many
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "null": (type(None),), "integer": (int,),
@@ -56,6 +59,23 @@ def parsed(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refused)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def read(path: str | Path, most: int = MOST) -> bytes:
+    """What a file holds, which may be a pipe.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It holds more than `most` bytes, or never ends.
+    """
+    with open(path, "rb") as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"it has more than {most} bytes")
+    return found
 
 
 def _unique(pairs):

@@ -91,7 +91,7 @@ def test_nothing_else_has_a_meaning(text, says):
         (["window(1)"], "missing 1 required"),
         (["tree([-1,0])"], "for 16 queries and 16 keys (--size): the tree ends at position 1"),
         (["documents([1,2])"], "ids covers positions 0 to 1"),
-        (["causal()", "--size", "-1", "3"], "n is -1; it must be at least 0"),
+        (["padding([])"], "no sequence at all"),
         (["causal()", "--size", "3", "1000000000"], "too large: 1000 x 1000 is the most"),
         (["x" * 100_000], "nothing is called"),
         (["\x1b[31m\ud800"], "nothing is called '\\x1b[31m\\ud800'"),

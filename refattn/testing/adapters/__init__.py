@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 
+from refattn.testing.printable import printable
 from refattn.testing.profiles import Profile, profile
 from refattn.testing.rounding import FORMATS
 
@@ -135,8 +136,9 @@ class CallableAdapter(Adapter):
     def __init__(self, call, function="attention", precision="float32", layout="reference", name=None):
         super().__init__()
         module = getattr(call, "__module__", None) or "?"
-        self.name = name or f"{module}:{getattr(call, '__qualname__', repr(call))}"
-        self.version = str(getattr(sys.modules.get(module.partition(".")[0]), "__version__", ""))
+        self.name = printable(name or f"{module}:{getattr(call, '__qualname__', repr(call))}")
+        self.version = printable(getattr(sys.modules.get(module.partition(".")[0]), "__version__", ""), 200)
+        profile(precision)  # raises where there is none
         self.precision = precision
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-from pathlib import Path
+
+from refattn.testing import schema
+from refattn.testing.printable import printable
 
 WIDTH = 100
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+
+
+def _object(**properties):
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_COMPARED = schema.compiled({  # what is compared here, which reports of other releases have, too
+    "type": "array",
+    "items": _object(
+        target=_object(name=_TEXT, version=_TEXT), effort=_TEXT, seed={"type": "integer"}, options={"type": "object"},
+        cases={"type": "array", "items": _object(
+            id=_TEXT, function=_TEXT, status=_TEXT, deviation=_TEXT, broken_clause=_TEXT, clauses=_TEXTS,
+        )},
+        deviations={"type": "array", "items": _object(
+            function=_TEXT, name=_TEXT, clause=_TEXT, message=_TEXT, replay=_TEXT,
+        )},
+    ),
+})  # fmt: skip
 _DEVIATES = ("broken", "known")
+_MOST = 1_000_000  # characters
 _SHOWN = 4  # so many ids of cases stand in a line
 
 
@@ -20,27 +42,15 @@ def read(path) -> dict[str, dict]:
         The file holds no report.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+        found = schema.parsed(schema.read(path))
+    except ValueError as error:
         raise ValueError(f"{path} holds no report of refattn check --json: {error}") from None
-    reports = found.get("reports", [found]) if isinstance(found, dict) else []
-    try:
-        return {
-            report["target"]["name"]: _checked(report) for report in reports if report["cases"] is not None
-        } or _none(path)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no report of refattn check --json (it lacks {error})") from None
-
-
-def _checked(report):
-    """A report that has what is compared here."""
-    for case in report["cases"]:
-        _ = case["id"], case["function"], case["status"], case["deviation"], case["broken_clause"], case["clauses"]
-    return report
-
-
-def _none(path):
-    raise ValueError(f"{path} holds no report of refattn check --json")
+    reports = found.get("reports") if isinstance(found, dict) and "reports" in found else [found]
+    wrong = _COMPARED(reports)
+    if wrong or not reports:
+        why = f" (report{wrong[0]} {wrong[1]})" if wrong else ""
+        raise ValueError(f"{path} holds no report of refattn check --json{why}")
+    return {report["target"]["name"]: report for report in reports}
 
 
 def changes(old: dict, new: dict) -> dict:
@@ -101,7 +111,9 @@ def as_text(old: dict[str, dict], new: dict[str, dict]) -> tuple[str, bool]:
     for only, where in ((old, "OLD"), (new, "NEW")):
         rest = [name for name in only if name not in shared]
         lines += [f"only in {where}: {', '.join(rest)}", ""] if rest else []
-    return "\n".join(lines).strip("\n"), any(_differ(changes(old[name], new[name])) for name in shared)
+    return printable("\n".join(lines).strip("\n"), _MOST), any(
+        _differ(changes(old[name], new[name])) for name in shared
+    )
 
 
 def _differ(found) -> bool:
@@ -111,7 +123,7 @@ def _differ(found) -> bool:
 def _told(old, new):
     """One target's changes."""
     found = changes(old, new)
-    versions = [f"{report['target']['version']}" for report in (old, new)]
+    versions = [report["target"]["version"] for report in (old, new)]
     lines = [f"{new['target']['name']} {versions[0]} -> {versions[1]}"]
     if other := [name for name in ("effort", "seed", "options") if old[name] != new[name]]:
         lines.append(f"  made with another {', '.join(other)}: what both ran is compared")

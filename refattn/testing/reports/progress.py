@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from refattn import console
+
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -19,14 +21,13 @@ def progress_on(stream=None, every: float = EVERY):
         Seconds between two lines where it is no terminal.
     """
     stream = stream or sys.stderr
-    return _overwriting(stream) if stream.isatty() else _lines(stream, every)
+    return _overwriting(stream) if console.is_terminal(stream) else _lines(stream, every)
 
 
 def _overwriting(stream):
     def show(done, total):
         end = "\r\033[K" if done == total else ""
-        stream.write(f"\r{done}/{total} cases{end}")
-        stream.flush()
+        console.tell(stream, f"\r{done}/{total} cases{end}")
 
     return show
 
@@ -39,6 +40,6 @@ def _lines(stream, every):
         now = time.monotonic()
         if now - last >= every and done < total:
             last = now
-            print(f"refattn: {done} of {total} cases in {now - started:.0f} s", file=stream, flush=True)
+            console.tell(stream, f"refattn: {done} of {total} cases in {now - started:.0f} s\n")
 
     return show
