@@ -141,6 +141,8 @@ class Case(Judged):
         self.case = case
         self.extra_keyword_matches.update(case.clauses)
         self.user_properties += [("clause", clause) for clause in case.clauses]
+        if case.refuses:
+            self.user_properties.append(("refattn_refuses", True))
 
     def runtest(self):
         """Run it, and say what came of it as pytest does."""
@@ -213,6 +215,7 @@ class Summary:
         self.state = state
         self.counts = {"passed": 0, "failed": 0, "known": 0, "skipped": 0}
         self.unjudged = 0
+        self.asked = self.answered = 0  # calls that must be answered, and those that were
         self.deviations: dict[tuple[str, ...], list[tuple[str, str]]] = {}
 
     @pytest.hookimpl
@@ -221,17 +224,26 @@ class Summary:
         if not report.nodeid.startswith("refattn.conformance::") or (report.when != "call" and report.passed):
             return
         known = hasattr(report, "wasxfail")
-        self.counts["known" if known else report.outcome] += 1
+        outcome = "known" if known else report.outcome
+        self.counts[outcome] += 1
+        must_be_answered = ("refattn_refuses", True) not in map(tuple, report.user_properties)
+        self.asked += must_be_answered
+        self.answered += must_be_answered and outcome in ("passed", "known")
         for name, value in report.user_properties:
             if name == "refattn_deviation":
                 *key, told, again = value
                 self.deviations.setdefault(tuple(key), []).append((told, again))
             self.unjudged += name == "refattn_unjudged"
 
+    @property
+    def checked(self) -> bool:
+        """Whether a call was answered, or none was made that must be."""
+        return bool(self.answered) if self.asked else bool(self.counts["passed"] + self.counts["known"])
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
         """A run in which nothing was judged is no success."""
-        if self.counts["skipped"] and self.counts["skipped"] == sum(self.counts.values()):
+        if self.counts["skipped"] and not self.counts["failed"] and not self.checked:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl
@@ -248,7 +260,7 @@ class Summary:
             write(f"{told}: {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
             write(f"  again: {again}")
         n = self.counts
-        verdict = "NONCONFORMING" if n["failed"] else "CONFORMS" if n["passed"] + n["known"] else "NOTHING WAS CHECKED"
+        verdict = "NONCONFORMING" if n["failed"] else "CONFORMS" if self.checked else "NOTHING WAS CHECKED"
         verdict = "COULD NOT BE JUDGED" if self.unjudged else verdict
         unjudged = f", {self.unjudged} could not be judged" if self.unjudged else ""
         write(

@@ -557,3 +557,19 @@ def test_a_report_prints_as_its_text_and_shows_itself_in_one_line(wrong):
     assert str(wrong) == reports.as_text(wrong)
     assert repr(wrong).startswith("<Report of tests.testing.test_checking:top_left: NONCONFORMING: ")
     assert len(repr(wrong)) < 200
+
+
+def refuses_all(q, k, v, mask=None, **options):
+    """A kernel that answers nothing, and refuses what is wrong."""
+    refattn.attention(q, k, v, mask, **options)
+    raise NotImplementedError("not written yet")
+
+
+def test_right_refusals_alone_are_no_conformance():
+    report = check(refuses_all)
+    assert report.count("holds") > 2
+    assert not report.ok
+    assert "NOTHING CHECKED" in reports.as_text(report)
+    assert check(refattn.attention, only="attention.refuse*").ok, (
+        "where nothing else was asked for, they are what counts"
+    )

@@ -33,6 +33,10 @@ def top_left(q, k, v, mask=None, *, scale=None):
 def nothing(q, k, v, mask=None):
     raise NotImplementedError("not written yet")
 
+def refuses_all(q, k, v, mask=None, **options):
+    right(q, k, v, mask, **options)
+    raise NotImplementedError("not written yet")
+
 def silent(q, k, v, mask=None, **options):
     return None
 
@@ -123,6 +127,13 @@ def test_what_is_not_supported_is_skipped_with_its_reason(judge):
     assert "not supported: it takes no bias" in output
     assert "not supported: masks other than causal()" in output
     assert counts(output)["skipped"] > 0
+
+
+def test_right_refusals_alone_are_no_conformance(judge):
+    code, output = judge("refuses_all")
+    assert code == 1
+    assert "NOTHING WAS CHECKED" in output
+    assert counts(output)["passed"] > 2
 
 
 def test_a_run_in_which_nothing_was_judged_fails(judge):
