@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from refattn import arguments, backend
 from refattn.masks import visible
-from refattn.softmax import level, shifted_exp
+from refattn.softmax import level, shifted_exp, sink_shares
 
 
 class Dropout(NamedTuple):
@@ -238,7 +238,7 @@ def _attend(
     scale, cap = checked_scale(scale, q.shape[-1]), checked_softcap(softcap)
     record = {} if record is None else record
 
-    s = record["scores"] = scale * xp.matmul(q, xp.matrix_transpose(k))  # (..., N, M)
+    s = record["scores"] = scaled_product(xp, scale, q, xp.matrix_transpose(k))  # (..., N, M)
     if cap:
         s = cap * xp.tanh(s / cap)  # before bias and mask: a capped -inf would be -c and let the key in [ATTN-ORDER]
     record["softcap"] = s
@@ -253,8 +253,8 @@ def _attend(
     lse = level(xp, total, peak)[..., 0]  # (..., N)
     w = w / xp.where(total == 0, 1.0, total)  # an empty row stays zero [ATTN-EMPTY]
     if sinks is not None:
-        against = sinks[..., None] - lse
-        w = w * xp.where(lse == -math.inf, 0.0, 1.0 / (1.0 + xp.exp(against)))[..., None]  # sigmoid(lse - sink)
+        left, _ = sink_shares(xp, peak, total, sinks[..., None, None])
+        w = w * left
     record["weights"] = w
     present = s != -math.inf
     if keep is not None:
@@ -281,9 +281,24 @@ def _mix(xp, weights, present, v):
         value: xp.matmul(counted, backend.cast(holds, v.dtype)) > 0
         for value, holds in ((math.inf, v == math.inf), (-math.inf, v == -math.inf), (math.nan, xp.isnan(v)))
     }
-    out = xp.where(reach[math.inf], math.inf, out)
-    out = xp.where(reach[-math.inf], -math.inf, out)
-    return xp.where(reach[math.nan] | (reach[math.inf] & reach[-math.inf]), math.nan, out)
+    return with_strange(xp, out, reach[math.inf], reach[-math.inf], reach[math.nan])
+
+
+def with_strange(xp, out, up, down, nan):
+    """The output with the infinities and NaN that its queries meet among the values."""
+    undefined = nan | (up & down) | xp.isnan(out)  # weights that are NaN make nothing of an infinity
+    return xp.where(undefined, math.nan, xp.where(up, math.inf, xp.where(down, -math.inf, out)))
+
+
+def scaled_product(xp, scale, a, b, product=None, unscaled=None):
+    """scale · a b, also where a b alone, `unscaled` if it is known, overflows: there a is scaled first."""
+    product = xp.matmul if product is None else product
+    unscaled = product(a, b) if unscaled is None else unscaled
+    result = scale * unscaled
+    if abs(scale) >= 1.0:
+        return result
+    fits = xp.isfinite(unscaled)
+    return result if bool(xp.all(fits)) else xp.where(fits, result, product(scale * a, b))
 
 
 def checked_scale(scale, d):

@@ -1,6 +1,7 @@
 """Softmax, log-sum-exp, and the merge of partial results: the algebra under every attention."""
 
 import math
+from typing import Any, NamedTuple
 
 from refattn import backend
 
@@ -138,13 +139,64 @@ def merge(out_a, lse_a, out_b, lse_b):
         )
     backend.broadcast("leading axes", lse_a=lse_a.shape, lse_b=lse_b.shape)
 
-    peak = _zero_if_absent(xp, xp.maximum(lse_a, lse_b))
-    weight_a, weight_b = xp.exp(lse_a - peak), xp.exp(lse_b - peak)
-    total = weight_a + weight_b
-    out_a = xp.where((lse_a == -math.inf)[..., None], 0.0, out_a)  # absent, not multiplied by zero [MERGE-IDENTITY]
-    out_b = xp.where((lse_b == -math.inf)[..., None], 0.0, out_b)
-    out = weight_a[..., None] * out_a + weight_b[..., None] * out_b
-    return out / xp.where(total == 0, 1.0, total)[..., None], xp.log(total) + peak
+    state = merged_states(xp, state_of(xp, out_a, lse_a), state_of(xp, out_b, lse_b))
+    return state.out, level(xp, state.total, state.peak)[..., 0]
+
+
+class State(NamedTuple):
+    """What is known of the softmax over some keys; peak + ln(total) alone would have no digits for ln(total) at huge scores.
+
+    Attributes
+    ----------
+    out : array (..., N, Dv)
+        The values mixed by their weights; 0 without keys.
+    peak : array (..., N, 1)
+        The largest score; -infinity or any number without keys.
+    total : array (..., N, 1)
+        Σ exp(score - peak); 0 without keys.
+    """
+
+    out: Any
+    peak: Any
+    total: Any
+
+
+def state_of(xp, out, lse):
+    """The state that a pair of output (..., N, Dv) and log-sum-exp (..., N) stands for."""
+    lse = lse[..., None]
+    absent = lse == -math.inf
+    out = xp.where(absent, 0.0, out)  # absent, not multiplied by zero [MERGE-IDENTITY]
+    return State(out, lse, xp.where(absent, 0.0, xp.ones_like(lse)))
+
+
+def merged_states(xp, a, b) -> State:
+    """The state of two disjoint sets of keys together."""
+    share_a, share_b, peak, total = shares(xp, a, b)
+    return State(share_of(xp, share_a, a.out) + share_of(xp, share_b, b.out), peak, total)
+
+
+def shares(xp, a, b):
+    """How much of the weight either state has, (..., N, 1) each, and peak and total of both together."""
+    peak = _zero_if_absent(xp, xp.maximum(a.peak, b.peak))
+    of_a, of_b = a.total * xp.exp(a.peak - peak), b.total * xp.exp(b.peak - peak)
+    total = of_a + of_b
+    divisor = xp.where(total == 0, 1.0, total)
+    return of_a / divisor, of_b / divisor, peak, total
+
+
+def share_of(xp, share, out):
+    """share · out, where a share that is too small for the format still has an infinite value."""
+    return xp.where(xp.isfinite(out) | xp.isnan(share), share * out, out)
+
+
+def sink_shares(xp, peak, total, sinks):
+    """What a sink leaves to the keys, and what it takes: sigmoid(lse - sink) and the rest; 0 and 0 without keys.
+
+    The peak is compared with the sink first: lse has no digits for ln(total) where scores are huge.
+    """
+    ahead = xp.where(total == 0, -math.inf, (peak - sinks) + xp.log(total))
+    left, taken = 1.0 / (1.0 + xp.exp(-ahead)), 1.0 / (1.0 + xp.exp(ahead))
+    return left, xp.where(total == 0, 0.0, taken)
 
 
 def shifted_exp(xp, x, axis):

@@ -4,10 +4,10 @@ import math
 from typing import Any, NamedTuple
 
 from refattn import backend
-from refattn.attention import attention_stages, checked_dropout, checked_scale, checked_softcap
+from refattn.attention import attention_stages, checked_dropout, checked_scale, checked_softcap, scaled_product
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
-from refattn.softmax import softmax
+from refattn.softmax import shifted_exp, sink_shares
 
 
 class AttentionGradients(NamedTuple):
@@ -125,8 +125,14 @@ def attention_vjp(
     d_weights = xp.where(counted, xp.matmul(d_out, xp.matrix_transpose(v)) / (1.0 - rate), 0.0)
     delta = xp.sum(stages.weights * d_weights, axis=-1, keepdims=True)  # (..., N, 1)
     d_s = xp.where(present, stages.weights * (d_weights - delta), 0.0)
+    weights, d_sinks = stages.weights, None
+    if sinks is not None:
+        plain, total, peak = shifted_exp(xp, stages.mask, axis=-1)
+        weights = plain / xp.where(total == 0, 1.0, total)  # lse excludes the sink [GRAD-LSE]
+        _, taken = sink_shares(xp, peak, total, sinks[..., None, None])  # (..., N, 1): the weight of the sink
+        d_sinks = xp.sum(xp.where(total == 0, 0.0, -delta * taken), axis=(-2, -1))  # [GRAD-EMPTY]
+        d_sinks = summed_to(xp, d_sinks, sinks.shape)
     if d_lse is not None:
-        weights = stages.weights if sinks is None else softmax(stages.mask)  # lse excludes the sink [GRAD-LSE]
         d_s = d_s + xp.where(present, weights * d_lse[..., None], 0.0)
     d_s = summed_to(xp, d_s, stages.mask.shape)  # v, sinks and dropout may have leading axes that scores have not
     d_scores = d_s
@@ -134,20 +140,21 @@ def attention_vjp(
         d_scores = xp.where(present, d_s * tanh_slope(xp, stages.scores / cap), 0.0)
 
     transposed = xp.matrix_transpose
-    along_k = product_of_present(xp, d_scores, present, k)  # (..., N, D)
+
+    def of_present(weights, x):
+        return product_of_present(xp, weights, present, x)
+
+    def of_present_queries(weights, x):
+        return product_of_present(xp, weights, transposed(present), x)
+
+    along_k = of_present(d_scores, k)  # (..., N, D)
     dropped = xp.where(counted, stages.dropout, 0.0)  # a row that is NaN is so for excluded keys, too [GRAD-ABSENT]
     seen = xp.any(present, axis=-1, keepdims=True)
     return AttentionGradients(
-        q=summed_to(xp, scale * along_k, q.shape),
-        k=summed_to(xp, scale * product_of_present(xp, transposed(d_scores), transposed(present), q), k.shape),
+        q=summed_to(xp, scaled_product(xp, scale, d_scores, k, of_present, along_k), q.shape),
+        k=summed_to(xp, scaled_product(xp, scale, transposed(d_scores), q, of_present_queries), k.shape),
         v=summed_to(xp, product_of_present(xp, transposed(dropped), transposed(counted), d_out), v.shape),
         bias=None if bias is None else summed_to(xp, d_s, bias.shape),
-        sinks=None if sinks is None else summed_to(xp, _d_sinks(xp, delta, sinks, stages.lse), sinks.shape),
+        sinks=d_sinks,
         scale=summed_to(xp, xp.where(seen, q * along_k, 0.0), ()),
     )
-
-
-def _d_sinks(xp, delta, sinks, lse):
-    """-δ times the weight of the sink, summed over the queries."""
-    weight = 1.0 / (1.0 + xp.exp(lse - sinks[..., None]))  # (..., N)
-    return xp.sum(xp.where(lse == -math.inf, 0.0, -delta[..., 0] * weight), axis=-1)  # [GRAD-EMPTY]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from refattn import backend
 from refattn.gradients.sums import InputGradient, checked_cotangent, summed_to
-from refattn.softmax import merge, softmax
+from refattn.softmax import merge, shares, softmax, state_of
 
 
 class MergeGradients(NamedTuple):
@@ -148,16 +148,17 @@ def merge_vjp(d_out, out_a, lse_a, out_b, lse_b, *, d_lse=None):
     checked_cotangent("d_out", d_out, "the merged out", out.shape)
     checked_cotangent("d_lse", d_lse, "the merged lse", lse.shape)
 
-    def part(out_part, lse_part):
-        present = lse_part != -math.inf
-        share = xp.exp(lse_part - lse)  # (..., N); where nothing is present, nothing is taken of it
+    share_a, share_b, *_ = shares(xp, state_of(xp, out_a, lse_a), state_of(xp, out_b, lse_b))
+
+    def part(out_part, lse_part, share):
+        present, share = lse_part != -math.inf, share[..., 0]
         d_share = xp.sum(d_out * (out_part - out), axis=-1)
         d_share = d_share if d_lse is None else d_share + d_lse
         d_out_part = xp.where(present[..., None], share[..., None] * d_out, 0.0)
         d_lse_part = xp.where(present, share * d_share, 0.0)
         return summed_to(xp, d_out_part, out_part.shape), summed_to(xp, d_lse_part, lse_part.shape)
 
-    return MergeGradients(*part(out_a, lse_a), *part(out_b, lse_b))
+    return MergeGradients(*part(out_a, lse_a, share_a), *part(out_b, lse_b, share_b))
 
 
 def _present(xp, x, where):

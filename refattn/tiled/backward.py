@@ -6,14 +6,17 @@ import math
 from typing import Any, NamedTuple
 
 from refattn import arguments, backend
+from refattn.attention import scaled_product
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.attention import AttentionGradients
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
-from refattn.tiled.forward import masked, query_tile, raw_scores, sink_share
+from refattn.softmax import sink_shares, state_of
+from refattn.tiled.forward import divisor, masked, query_tile, raw_scores
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
 
 
+@backend.ieee
 def tiled_attention_vjp(
     d_out, q, k, v, mask=None, *, d_lse=None, out=None, lse=None, bias=None, scale=None, softcap=None, sinks=None,
     dropout=None, q_positions=None, k_positions=None, q_tile=None, k_tile=None, progress=None,
@@ -32,7 +35,8 @@ def tiled_attention_vjp(
     d_lse : array (..., N), optional
         Cotangent of lse.
     out, lse : array (..., N, Dv), (..., N), optional
-        What `tiled_attention` returned; without them they are computed again, a tile of queries at a time.
+        What `tiled_attention` returned; without them they are computed again, a tile of queries at a time. So they are
+        where lse is beyond ±256, since it has too few digits left for the sum of the weights.
 
     Returns
     -------
@@ -113,6 +117,16 @@ class Cotangents(NamedTuple):
     lse: Any
     calm: bool  # nothing overflows: else weights of 0 may not multiply what they belong to
 
+    def state(self, problem, rows):
+        """The state of a tile of queries from what was given, if it was, and if lse has the digits of it."""
+        if self.lse is None:
+            return None
+        found = state_of(problem.xp, self.out[..., rows, :], self.lse[..., rows])
+        empty = found.total == 0
+        if not bool(problem.xp.all(empty | (problem.xp.abs(found.peak) <= 256.0))):
+            return None
+        return found._replace(peak=problem.xp.where(empty, 0.0, found.peak))  # -inf - (-inf) would be NaN
+
     def at(self, problem, index):
         """The cotangents of one index of the first leading axes."""
         d_out, out = (x if x is None else x[problem.entry(x, 2, index)] for x in (self.d_out, self.out))
@@ -155,36 +169,31 @@ class Sums:
 def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, workspace):
     """Add what a tile of queries gives to all gradients."""
     xp, index = problem.xp, problem.index
-    if given.lse is None:
-        out, lse = query_tile(problem, rows, workspace)
-    else:
-        out, lse = given.out[..., rows, :], given.lse[..., rows]
-    q, d_out, lse = problem.q[..., rows, :], given.d_out[..., rows, :], lse[..., None]
-    empty = lse == -math.inf
-    level = xp.where(empty, 0.0, lse)  # -inf - (-inf) would be NaN
+    out, peak, total = given.state(problem, rows) or query_tile(problem, rows, workspace)
+    q, d_out, empty = problem.q[..., rows, :], given.d_out[..., rows, :], total == 0
     share = 1.0  # of the weights without the sink
     delta = xp.sum(d_out * out, axis=-1, keepdims=True)  # Σ p (d_out · v), as out = Σ p v
     if problem.sinks is not None:
-        sinks = problem.sinks[..., None, None]
-        share = sink_share(xp, lse, sinks)
-        lost = xp.where(empty, 0.0, -delta / (1.0 + xp.exp(lse - sinks)))
-        sums.add("sinks", xp.sum(lost, axis=(-2, -1)), index)
-    d_out = d_out * (share / (1.0 - problem.rate))
+        share, taken = sink_shares(xp, peak, total, problem.sinks[..., None, None])
+        sums.add("sinks", xp.sum(xp.where(empty, 0.0, -delta * taken), axis=(-2, -1)), index)
+    # The weights are exp(s - peak) / total; what they multiply is divided instead, which is smaller.
+    d_out = d_out * (share / ((1.0 - problem.rate) * divisor(xp, total)))
     offset = share * delta
     if given.d_lse is not None:
         offset = offset - given.d_lse[..., rows, None]
-    calm = given.calm and bool(xp.all(xp.isfinite(level + offset)))
+    offset = offset / divisor(xp, total)
+    calm = given.calm and bool(xp.all(xp.isfinite(peak + total + offset)))
 
-    scaled = problem.scaled_queries(rows)
-    along_k = backend.full(xp, scaled.shape, 0.0, q)
+    queries = problem.queries(rows)
+    along_k, d_q = (backend.full(xp, queries.shape, 0.0, q) for _ in range(2))
     for keys, allowed in problem.key_tiles(rows):
         k, v = problem.k[..., keys, :], problem.v[..., keys, :]
-        s = raw_scores(problem, scaled, keys, workspace)
+        s = raw_scores(problem, queries, keys, workspace)
         slope = tanh_slope(xp, s / problem.softcap) if problem.softcap else None
         s = masked(problem, s, rows, keys, allowed, workspace)
         present = counted = None if calm else s != -math.inf
-        s -= level
-        w = kept = workspace.exp(s)  # (..., n, m): the weights without the sink, again
+        s -= peak
+        w = kept = workspace.exp(s)  # (..., n, m): the weights without the sink, again, times the total
         d_s = workspace.matmul("d_scores", d_out, xp.matrix_transpose(v))
         if problem.keep is not None:
             keep = problem.tile_of(problem.keep, rows, keys)
@@ -200,8 +209,13 @@ def query_tile_vjp(problem: Problem, given: Cotangents, rows, sums: Sums, worksp
         if slope is not None:
             d_s = _only(xp, present, d_s * slope)
         along_k += _rows(xp, d_s, present, k)
-        sums.add("k", _columns(xp, d_s, present, scaled), index, keys, slice(None))
-    sums.add("q", problem.scale * along_k, index, rows, slice(None))
+        if calm and problem.scale_first:
+            d_k = _columns(xp, d_s, present, queries)
+        else:
+            d_q += _scaled(problem, _rows, d_s, present, k)
+            d_k = _scaled(problem, _columns, d_s, present, problem.with_lead(q))
+        sums.add("k", d_k, index, keys, slice(None))
+    sums.add("q", problem.scale * along_k if calm and problem.scale_first else d_q, index, rows, slice(None))
     sums.add("scale", xp.sum(xp.where(empty, 0.0, q * along_k), axis=(-2, -1)), index)
 
 
@@ -214,12 +228,19 @@ def _calm(problem, d_out, d_lse):
     largest = float(xp.finfo(problem.q.dtype).max)
     scores = q * k * problem.q.shape[-1] * max(1.0, abs(problem.scale))
     d_weights = d_out * v * problem.v.shape[-1] / (1.0 - problem.rate)
-    return scores < largest and d_weights < largest and (d_lse is None or bool(xp.all(xp.isfinite(d_lse))))
+    d_lse = 0.0 if d_lse is None else float(xp.max(xp.abs(d_lse)))
+    d_inputs = (2 * d_weights + d_lse) * max(q, k, 1.0) * max(problem.n, problem.m)
+    return scores < largest and d_inputs * max(1.0, abs(problem.scale)) < largest
 
 
 def _only(xp, present, x):
     """`x` where a pair is present and 0 elsewhere; `present` is None where nothing can go wrong."""
     return x if present is None else xp.where(present, x, 0.0)
+
+
+def _scaled(problem, product, d_s, present, x):
+    """scale · product(d_s, x), also where the product alone overflows."""
+    return scaled_product(problem.xp, problem.scale, d_s, x, lambda a, b: product(problem.xp, a, present, b))
 
 
 def _rows(xp, weights, present, x):

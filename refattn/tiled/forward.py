@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 from refattn import arguments, backend
-from refattn.softmax import level
+from refattn.attention import scaled_product, with_strange
+from refattn.softmax import State, level, sink_shares
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
 
 
+@backend.ieee
 def tiled_attention(
     q, k, v, mask=None, *, bias=None, scale=None, softcap=None, sinks=None, dropout=None, q_positions=None,
     k_positions=None, return_lse=False, q_tile=None, k_tile=None, progress=None,
@@ -85,28 +87,32 @@ def tiled_attention(
         q, k, v, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, dropout=dropout,
         q_positions=q_positions, k_positions=k_positions, q_tile=q_tile, k_tile=k_tile,
     )  # fmt: skip
-    xp = problem.xp
-    out = backend.full(xp, (*problem.lead, problem.n, problem.v.shape[-1]), 0.0, problem.q)
-    lse = backend.full(xp, (*problem.lead, problem.n), -math.inf, problem.q)
+    found = states(problem, progress)
+    return (found.out, level(problem.xp, found.total, found.peak)[..., 0]) if return_lse else found.out
 
+
+def states(problem: Problem, progress=None) -> State:
+    """The state of every query after all keys."""
+    xp, rows = problem.xp, (*problem.lead, problem.n)
+    out, peak, total = (backend.full(xp, (*rows, width), 0.0, problem.q) for width in (problem.v.shape[-1], 1, 1))
     tasks = [(index, rows) for index in problem.indices() for rows in problem.query_tiles()]
     done = ticker(progress, len(tasks))
 
     def work(task, workspace):
         index, rows = task
-        found = query_tile(problem.at(index), rows, workspace)
-        out[(*index, ..., rows, slice(None))], lse[(*index, ..., rows)] = found
+        place = (*index, ..., rows, slice(None))
+        out[place], peak[place], total[place] = query_tile(problem.at(index), rows, workspace)
         done()
 
     run(xp, tasks, work)
-    return (out, lse) if return_lse else out
+    return State(out, peak, total)
 
 
 @backend.ieee
-def query_tile(problem: Problem, rows, workspace):
-    """Output (..., n, Dv) and log-sum-exp (..., n) of a tile of queries, while the keys pass by once, tile by tile."""
+def query_tile(problem: Problem, rows, workspace) -> State:
+    """The state of a tile of queries, while the keys pass by once, tile by tile."""
     xp, v = problem.xp, problem.v
-    q = problem.scaled_queries(rows)
+    q = problem.queries(rows)
     lead = q.shape[:-1]  # (..., n)
     # From the least finite number, and not from -inf, a row without keys has a level that can be taken from its scores.
     peak, total = backend.full(xp, (*lead, 1), float(xp.finfo(q.dtype).min), q), backend.full(xp, (*lead, 1), 0.0, q)
@@ -118,7 +124,10 @@ def query_tile(problem: Problem, rows, workspace):
         s -= higher
         p = workspace.exp(s)  # (..., n, m)
         shrink = xp.exp(peak - higher)  # what was summed up before was relative to the old peak
-        peak, total = higher, shrink * total + workspace.row_sums(p)
+        before, peak, total = total, higher, shrink * total + workspace.row_sums(p)
+        if problem.large:  # a mean is kept, and no sum: that may overflow
+            p = p / divisor(xp, total)
+            shrink = shrink * before / divisor(xp, total)
         if problem.keep is not None:
             keep = problem.tile_of(problem.keep, rows, keys)
             p = xp.where(keep, p, 0.0)
@@ -130,16 +139,36 @@ def query_tile(problem: Problem, rows, workspace):
         out *= shrink
         out += workspace.matmul("values", p, values)
 
-    lse = level(xp, total, peak)  # (..., n, 1)
-    out = out / ((1.0 - problem.rate) * xp.where(total == 0, 1.0, total))  # an empty row stays zero
+    out = out / ((1.0 - problem.rate) * (1.0 if problem.large else divisor(xp, total)))
     if problem.sinks is not None:
-        out = out * sink_share(xp, lse, problem.sinks[..., None, None])
-    return (out if strange is None else _with(xp, out, strange)), lse[..., 0]
+        out = out * sink_shares(xp, peak, total, problem.sinks[..., None, None])[0]
+    out = undefined_rows(problem, rows, out, total)
+    return State(out if strange is None else _with(xp, out, strange), peak, total)
+
+
+def divisor(xp, total):
+    """What divides by the total of a row; 1 for an empty one, which so stays zero."""
+    return xp.where(total == 0, 1.0, total)
+
+
+def undefined_rows(problem: Problem, rows, out, total):
+    """The output of rows whose weights are NaN, by a score that is NaN or +infinity: NaN, unless dropout leaves no key."""
+    xp = problem.xp
+    undefined = xp.isnan(total)
+    if problem.keep is None or not bool(xp.any(undefined)):
+        return out
+    kept = xp.zeros_like(undefined)
+    for keys in problem.all_key_tiles():
+        kept = kept | xp.any(problem.tile_of(problem.keep, rows, keys), axis=-1, keepdims=True)
+    return xp.where(undefined & kept, math.nan, xp.where(undefined, 0.0, out))
 
 
 def raw_scores(problem: Problem, q, keys, workspace):
-    """scale · q kᵀ of a tile, (..., n, m); q is scaled already."""
-    return workspace.matmul("scores", q, problem.xp.matrix_transpose(problem.k[..., keys, :]))
+    """scale · q kᵀ of a tile, (..., n, m), of what `queries` gives."""
+    k = problem.xp.matrix_transpose(problem.k[..., keys, :])
+    if problem.scale_first:
+        return workspace.matmul("scores", q, k)
+    return scaled_product(problem.xp, problem.scale, q, k)
 
 
 def masked(problem: Problem, s, rows, keys, allowed, workspace):
@@ -155,11 +184,6 @@ def masked(problem: Problem, s, rows, keys, allowed, workspace):
     return s if allowed is None else workspace.select(allowed, s)  # not added: NaN in an excluded key stays out
 
 
-def sink_share(xp, lse, sinks):
-    """What a sink leaves to the keys: sigmoid(lse - sink)."""
-    return xp.where(lse == -math.inf, 0.0, 1.0 / (1.0 + xp.exp(sinks - lse)))
-
-
 def _sorted_out(xp, v, counted):
     """The values with zeros for infinities and NaN, and how many of each kind each query meets, (..., n, 3 Dv)."""
     kinds = xp.concat([backend.cast(x, v.dtype) for x in (v == math.inf, v == -math.inf, xp.isnan(v))], axis=-1)
@@ -170,6 +194,4 @@ def _with(xp, out, strange):
     """The output with the infinities and NaN that its queries have met."""
     met = strange > 0
     columns = out.shape[-1]
-    up, down, nan = (met[..., place * columns : (place + 1) * columns] for place in range(3))
-    out = xp.where(up, math.inf, xp.where(down, -math.inf, out))
-    return xp.where(nan | (up & down), math.nan, out)
+    return with_strange(xp, out, *(met[..., place * columns : (place + 1) * columns] for place in range(3)))

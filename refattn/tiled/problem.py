@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -43,6 +44,10 @@ class Problem:
         The leading axes of the output and of lse.
     finite : bool
         Whether all values are.
+    large : bool
+        Whether a sum of values may overflow where their mean does not.
+    scale_first : bool
+        Whether the queries may be scaled before they meet the keys; else their products are, where that loses less.
     q_tile, k_tile : int
     index : tuple
         Where the arrays have been taken from: one index of the first leading axes, or of all but the heads and a slice of
@@ -65,6 +70,8 @@ class Problem:
     first_key: int | None
     lead: tuple
     finite: bool
+    large: bool
+    scale_first: bool
     q_tile: int
     k_tile: int
     index: tuple = ()
@@ -129,9 +136,13 @@ class Problem:
 
     # --- tiles ---
 
-    def scaled_queries(self, rows):
-        """The queries of a tile times the scale, with all leading axes of the output: so have all arrays made of them."""
-        q = self.scale * self.q[..., rows, :]
+    def queries(self, rows):
+        """The queries of a tile, scaled if they may be, with all leading axes of the output: so have all arrays made of them."""
+        q = self.q[..., rows, :]
+        return self.with_lead(self.scale * q if self.scale_first else q)
+
+    def with_lead(self, q):
+        """A tile with all leading axes of the output."""
         heads = [i.stop - i.start for i in self.index if isinstance(i, slice)]
         return self.xp.broadcast_to(q, (*heads, *self.lead[len(self.index) :], *q.shape[-2:]))
 
@@ -148,6 +159,10 @@ class Problem:
             allowed = self._allowed(rows, keys)
             if bool(self.xp.any(allowed)):
                 yield keys, None if bool(self.xp.all(allowed)) else allowed
+
+    def all_key_tiles(self) -> list[slice]:
+        """All keys, cut into tiles."""
+        return [keys for keys, _ in self._cut(0, self.m, True)]
 
     def _spans(self, rows):
         """The tiles of keys that may hold something visible, and whether it is known that all of it is."""
@@ -225,13 +240,14 @@ def problem_of(
     if keep is not None and not callable(keep):
         backend.broadcast("shapes of weights and dropout", weights=(*of_scores, n, m), keep=keep.shape)
     of_sinks = () if sinks is None else sinks.shape
+    scale, (finite, large) = checked_scale(scale, q.shape[-1]), _sizes_of_values(xp, v)
     lead = backend.broadcast("leading axes", scores=of_scores, q_k_v=qkv_lead, dropout=of_keep, sinks=of_sinks)
     return Problem(
         xp, q, k, v,
         mask=_matrix(xp, mask), bias=rule or _matrix(xp, table), sinks=sinks, keep=_matrix(xp, keep), rate=rate,
-        scale=checked_scale(scale, q.shape[-1]), softcap=checked_softcap(softcap),
+        scale=scale, softcap=checked_softcap(softcap),
         q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead,
-        finite=bool(xp.all(xp.isfinite(v))),
+        finite=finite, large=large, scale_first=_may_scale_first(xp, q, scale),
         q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
         k_tile=_keys_at_once(xp, q) if k_tile is None else backend.integer("k_tile", k_tile, least=1),
     )  # fmt: skip
@@ -239,6 +255,26 @@ def problem_of(
 
 def _keys_at_once(xp, q):
     return K_TILE * (64 // xp.finfo(q.dtype).bits) * max(1, Q_TILE // max(1, q.shape[-2]))
+
+
+def _sizes_of_values(xp, v):
+    """Whether all values are finite, and whether the sum of those that are may overflow."""
+    if not math.prod(v.shape):
+        return True, False
+    largest = float(xp.max(xp.abs(v)))
+    finite = math.isfinite(largest)
+    if not finite:
+        largest = float(xp.max(xp.where(xp.isfinite(v), xp.abs(v), 0.0)))
+    return finite, largest > float(xp.finfo(v.dtype).max) / (2 * v.shape[-2])
+
+
+def _may_scale_first(xp, q, scale):
+    """Whether no query leaves the range of normal numbers when it is scaled."""
+    if scale == 0 or not math.prod(q.shape):
+        return True
+    size, limits = abs(scale) * xp.abs(q), xp.finfo(q.dtype)
+    normal = (q == 0) | ((size >= float(limits.smallest_normal)) & (size <= float(limits.max)))
+    return bool(xp.all(normal))
 
 
 def _one_of_each_group(q, k, v):

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from refattn import backend
 from refattn.masks import Mask
-from refattn.softmax import merge
-from refattn.tiled.forward import sink_share, tiled_attention
+from refattn.softmax import level, merged_states, share_of, sink_shares
+from refattn.tiled.forward import states, undefined_rows
 from refattn.tiled.problem import block, problem_of
 
 
@@ -72,25 +72,25 @@ def split_attention(
         def cut(x):
             return x if x is None or callable(x) or isinstance(x, Mask) else block(x, every, keys)
 
-        out, lse = tiled_attention(
+        return states(problem_of(
             problem.q, problem.k[..., keys, :], problem.v[..., keys, :], cut(problem.mask), bias=cut(problem.bias),
             scale=problem.scale, softcap=problem.softcap,
             dropout=None if problem.keep is None else (cut(problem.keep), problem.rate),
-            q_positions=problem.q_positions, k_positions=problem.k_positions[..., keys], return_lse=True,
-            q_tile=q_tile, k_tile=k_tile,
-        )  # fmt: skip
-        return out, lse
+            q_positions=problem.q_positions, k_positions=problem.k_positions[..., keys], q_tile=q_tile, k_tile=k_tile,
+        ))  # fmt: skip
 
-    held: list = []  # results that wait for the other side of a merge
+    held: list = []  # states that wait for the other side of a merge
     for step in steps:
         if step is not None:
             held.append(part(step))
         else:
             other = held.pop()
-            held.append(merge(*held.pop(), *other))
-    out, lse = held.pop()
+            held.append(merged_states(xp, held.pop(), other))
+    out, peak, total = held.pop()
+    lse = level(xp, total, peak)[..., 0]
     if problem.sinks is not None:
-        out = out * sink_share(xp, lse[..., None], problem.sinks[..., None, None])
+        out = share_of(xp, sink_shares(xp, peak, total, problem.sinks[..., None, None])[0], out)
+    out = undefined_rows(problem, every, out, total)
     return (out, xp.asarray(xp.broadcast_to(lse, out.shape[:-1]), copy=True)) if return_lse else out
 
 

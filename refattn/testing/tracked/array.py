@@ -44,6 +44,7 @@ class Tracked:
         self.error = np.broadcast_to(error, self.value.shape) if self.value.dtype.kind == "f" else None
         self.peak_of = peak_of  # the arrays whose maximum this is
         self.shift = shift  # the maximum that was subtracted before exp
+        self.carried: Any = None  # of a difference: the maximum that it was taken from, and the error beside that one's
         self.sums = sums  # the array whose sum this is
         self.ratio: Ratio | None = ratio
         self.log_error = log_error  # of positive numbers: how far their logarithm is off

@@ -99,7 +99,10 @@ class Namespace(Moving):
         shifted = isinstance(a, Tracked) and isinstance(b, Tracked) and any(x is a for x in b.peak_of)
         first, second = self._leaving(a, b)
         error = first.error + (0.0 if shifted else second.error)
-        return self._result(first.value - second.value, error, first, second, shift=b if shifted else None)
+        result = self._result(first.value - second.value, error, first, second, shift=b if shifted else None)
+        if isinstance(a, Tracked) and a.peak_of and first is a:
+            result.carried = a, result.error - a.error
+        return result
 
     def multiply(self, a, b):
         """Product of two."""
@@ -343,7 +346,9 @@ def _product_error(a, e, b, f):
 
 
 def _zero_if_shifted(x, other):
-    """The error of a term; of a maximum that comes back after it was subtracted, none."""
+    """The error of a term; of a maximum that comes back after it was subtracted, none, and of what it carries the rest."""
+    if other.shift is not None and x.carried is not None and other.shift is x.carried[0]:
+        return x.carried[1]
     return 0.0 if other.shift is not None and other.shift is x else x.error
 
 
