@@ -92,7 +92,12 @@ def namespace(*arrays, **named):
 
 def dtype_name(x) -> str:
     """The name of an array's dtype, without its library: 'float32', 'bfloat16', 'bool'."""
-    return str(getattr(x.dtype, "name", x.dtype)).rpartition(".")[2]
+    return name_of(x.dtype)
+
+
+def name_of(dtype) -> str:
+    """The name of a dtype, without its library."""
+    return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
 
 
 def array(name, x):
@@ -263,6 +268,14 @@ def asarray(xp, values, like, dtype):
 def empty(xp, shape, like):
     """Memory of the dtype and on the device of `like`, to be written to before it is read."""
     return xp.empty(shape, dtype=like.dtype, **_beside(xp, like))
+
+
+def read_only(x):
+    """A view that cannot be written to, where the library has such a thing: NumPy has."""
+    if isinstance(x, np.ndarray):
+        x = x.view()
+        x.flags.writeable = False
+    return x
 
 
 def arange(xp, start, stop, like):

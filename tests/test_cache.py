@@ -13,6 +13,7 @@ from refattn import masks
 from refattn.cache import (
     CacheError,
     CrossKVCache,
+    HeldLatents,
     KVCache,
     LatentKVCache,
     PagedKVCache,
@@ -260,7 +261,7 @@ def test_a_pool_that_is_full_refuses_before_anything_is_written():
     assert second.tables == [[0, 1, 2]]
     second.release()
     assert (pool.free, pool.references, pool.nbytes) == (3, [0, 0, 0], 0)
-    with pytest.raises(TypeError, match="the pool keeps float64"):
+    with pytest.raises(TypeError, match="k has dtype float32, the tokens before have float64; cast it first"):
         PagedKVCache(pool).append(K[:1].astype(np.float32), V[:1].astype(np.float32))
 
 
@@ -397,6 +398,140 @@ def test_more_bits_are_nearer():
     ]
     assert errors[1] < errors[0] / 8
     assert errors[0] < 0.5
+
+
+NARROW_K, NARROW_V = K.astype(np.float32), V.astype(np.float32)
+LIKE_POOL = {"paged": lambda: PagedKVCache(PagePool(40, 3, G, D, DV, like=NARROW_K), B)}
+
+
+@pytest.mark.clause("CACHE-MISUSE")
+@pytest.mark.parametrize("name", [*caches(), "latent"])
+@pytest.mark.parametrize("room", [True, False])
+def test_other_dtypes_are_refused_and_change_nothing(name, room):
+    """A wider number would be cut silently, a narrower one would make what is held look better than it is."""
+    make = {**caches(), "latent": LatentKVCache, "paged": None}[name] or LIKE_POOL[name]
+    make = make if callable(make) else lambda: caches()[name]
+    cache, untouched = make(), make()
+    a, b = cache.names
+    for each in (cache, untouched):
+        for n in (4, 1) if room else (4,):
+            each.append(NARROW_K[..., :n, :], NARROW_V[..., :n, :])
+    for k, v, wrong in ((K, V, a), (NARROW_K, V, b), (NARROW_K.astype(np.float16), NARROW_V, a)):
+        with pytest.raises(
+            TypeError, match=f"^{wrong} has dtype float.., the tokens before have float32; cast it first"
+        ):
+            cache.append(k[..., :1, :], v[..., :1, :])
+        assert (cache.length, cache.nbytes) == (untouched.length, untouched.nbytes)
+    new = NARROW_K[..., 7:9, :], NARROW_V[..., 7:9, :]
+    for x, y in zip(cache.append(*new), untouched.append(*new), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+
+
+@pytest.mark.clause("CACHE-MISUSE")
+def test_held_latents_take_only_what_goes_on_from_them():
+    held_latents = HeldLatents(np.zeros((5, 2)), np.zeros((5, 3)))
+    one = np.zeros((1, 2)), np.zeros((1, 3))
+    assert held_latents.append(*one).latents.shape == (6, 2)
+    for latents, keys, message in (
+        (one[0].astype(np.float32), one[1], "latents has dtype float32, the tokens before have float64"),
+        (one[0], np.zeros((2, 3)), "all but the last axis must agree"),
+        (one[1], one[1], r"the tokens before had .* D = 2 and Dv = 3"),
+    ):
+        with pytest.raises((TypeError, CacheError), match=message):
+            held_latents.append(latents, keys)
+    with pytest.raises(CacheError, match="held rope_keys has shape"):
+        HeldLatents(np.zeros((5, 2)), np.zeros((4, 3))).append(*one)
+
+
+@pytest.mark.clause("CACHE-MISUSE")
+def test_tokens_of_another_array_library_are_refused():
+    import array_api_strict
+
+    cache = KVCache()
+    cache.append(K, V)
+    with pytest.raises(TypeError, match=r"the tokens before is an array of numpy, k of array_api_strict"):
+        cache.append(*(array_api_strict.asarray(x) for x in (K, V)))
+    assert cache.length == T
+
+
+def test_what_a_cache_returns_cannot_be_written_to():
+    """A writer would change what later queries see."""
+    for returned in (KVCache().append(K, V), CrossKVCache(K, V).read(), LatentKVCache().append(K, V)):
+        for x in returned[:2]:
+            with pytest.raises(ValueError, match="read-only"):
+                x[...] = 0.0
+
+
+@pytest.mark.clause("CACHE-CROSS")
+def test_a_memory_is_not_the_callers_array():
+    k, v = K.copy(), V.copy()
+    cache = CrossKVCache(k, v)
+    k[...] = v[...] = 0.0
+    np.testing.assert_array_equal(cache.read().keys, K)
+    np.testing.assert_array_equal(cache.read().values, V)
+
+
+@pytest.mark.clause("CACHE-MISUSE", "CACHE-SHARED")
+def test_a_page_is_released_once():
+    pool = PagePool(2, 2, 1, 2)
+    page = pool.take()
+    pool.release(page)
+    for wrong in (page, 1, 2, 99):
+        with pytest.raises(CacheError, match=f"page is {wrong}; .* it must be one in use"):
+            pool.release(wrong)
+    assert (pool.free, pool.references) == (2, [0, 0])
+    assert {pool.take(), pool.take()} == {0, 1}
+    with pytest.raises(CacheError, match="no free page: all 2 pages are in use"):
+        pool.take()
+
+
+@pytest.mark.clause("CACHE-MISUSE")
+def test_nothing_can_be_kept_of_an_empty_cache():
+    cache = KVCache()
+    cache.keep([])
+    with pytest.raises(CacheError, match="below the 0 tokens"):
+        cache.keep([0])
+    assert cache.append(K, V).keys.shape == K.shape
+
+
+@pytest.mark.clause("CACHE-QUANTIZED", "CACHE-QUANTIZED-ERROR")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_codes_at_the_ends_of_the_range(library, bits, dtype):
+    """Differences that overflow, steps below the smallest normal number, and groups beside them that are ordinary."""
+    limits = np.finfo(dtype)
+    large, tiny = float(limits.max), float(limits.smallest_subnormal)
+    x = np.array(
+        [[-large, large, large / 3, 0.0], [-large, -large / 3, 1.0, large / 2], [tiny, 0.0, 0.0, 0.0],
+         [0.0, 300 * tiny, 299 * tiny, 7 * tiny], [1.0, 2.0, 4.0, 3.5], [large] * 4, [-3 * tiny] * 4], dtype
+    )  # fmt: skip
+    codes, scale, zero = library.call(quantize, x, bits=bits, group=4)
+    assert np.isfinite(scale).all()
+    again = library.call(dequantize, codes, scale, zero)
+    assert np.isfinite(again).all()
+    step = scale.astype(float)
+    off = np.abs(again.astype(float) / 4 - x.astype(float) / 4) * 4
+    rounding = 4 * float(limits.eps) * np.abs(x.astype(float)).max(axis=-1, keepdims=True)
+    assert (off <= step / 2 + rounding).all()
+    np.testing.assert_array_equal(again[5:], x[5:])
+    assert codes[0, :2].tolist() == [0, 2**bits - 1]
+
+
+@pytest.mark.clause("CACHE-QUANTIZED", "CACHE-MISUSE")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_has_no_code_is_refused(library, bad):
+    x = np.array([1.0, bad])
+    with pytest.raises(ValueError, match="x holds NaN or an infinity, for which there is no code"):
+        library.call(quantize, x, bits=4, group=2)
+    cache, spoiled = QuantizedKVCache(4, 2, 4), V.copy()
+    cache.append(K, V)
+    spoiled[0, 1, 3, 2] = bad
+    before = held(cache)
+    with pytest.raises(ValueError, match="v holds NaN or an infinity"):
+        cache.append(K, spoiled)
+    for a, b in zip(held(cache), before, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------

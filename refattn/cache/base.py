@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 from refattn import backend, masks
@@ -18,7 +19,7 @@ class Cached(NamedTuple):
     ----------
     keys : array (..., M, D)
     values : array (..., M, Dv)
-        May be views of the cache's own memory: valid until the cache changes.
+        May be views of the cache's own memory: valid until the cache changes, and not to be written to. NumPy's cannot be.
     k_positions : int array (M,)
     q_positions : int array (N,)
         Positions of the new tokens: keyword arguments of `attention`, as `k_positions` is.
@@ -48,6 +49,7 @@ class Cache:
         self.length = 0
         self._shapes: Any = None  # leading axes and widths, fixed by the first tokens
         self._like = None
+        self._dtypes: Any = None  # of keys and of values
 
     def append(self, k, v) -> Cached:
         """Add tokens; returns what their queries may attend to.
@@ -65,6 +67,8 @@ class Cache:
         ------
         CacheError
             The shapes are not those of the tokens before, or there is no room. The cache is unchanged.
+        TypeError
+            The dtypes or the array library are not those of the tokens before. The cache is unchanged.
         """
         raise NotImplementedError
 
@@ -105,26 +109,22 @@ class Cache:
 
     def _checked(self, k, v):
         """New tokens, which must look like those before: the array library, both arrays and how many tokens."""
-        a, b = self.names
-        for name, x in ((a, k), (b, v)):
-            backend.array(name, x)
-        xp = backend.namespace(**{a: k, b: v})
-        for name, x in ((a, k), (b, v)):
-            backend.rank(name, x, 2, "(..., N, D)")
-            if "float" not in backend.dtype_name(x):
-                raise TypeError(f"{name} has dtype {backend.dtype_name(x)}; it must be floating-point")
-        if k.shape[:-1] != v.shape[:-1]:
-            raise CacheError(
-                f"{b} has shape {tuple(v.shape)}, {a} has {tuple(k.shape)}: all but the last axis must agree"
-            )
-        shapes = (tuple(k.shape[:-2]), k.shape[-1], v.shape[-1])
-        if self._shapes is not None and shapes != self._shapes:
-            lead, d, dv = self._shapes
-            raise CacheError(
-                f"{a} has shape {tuple(k.shape)} and {b} {tuple(v.shape)}; the tokens before had"
-                f" (..., N, D) with leading axes {lead}, D = {d} and Dv = {dv}"
-            )
-        return xp, shapes, k.shape[-2]
+        return checked_tokens(self.names, k, v, self._shapes, self._like, self._dtypes)
+
+    def _begin(self, shapes, k, v):
+        """The first tokens fix what all later ones look like."""
+        self._shapes, self._like, self._dtypes = shapes, k, (k.dtype, v.dtype)
+
+    @contextlib.contextmanager
+    def unless_refused(self):
+        """What is appended within stays only if nothing is raised. [CACHE-MISUSE]"""
+        length, looks = self.length, (self._shapes, self._like, self._dtypes)
+        try:
+            yield
+        except BaseException:
+            self.truncate(length)
+            self._shapes, self._like, self._dtypes = looks
+            raise
 
     def _rows_of_batch(self, indices):
         """Batch indices, checked."""
@@ -153,6 +153,33 @@ class Cache:
         return backend.arange(backend.namespace(like=self._like), start, stop, self._like)
 
 
+def checked_tokens(names, k, v, shapes=None, like=None, dtypes=None):
+    """New tokens, which must look like those before, if there are: the array library, their shapes, how many they are."""
+    a, b = names
+    for name, x in ((a, k), (b, v)):
+        backend.array(name, x)
+    xp = backend.namespace(**{a: k, b: v}, **{} if like is None else {"the tokens before": like})
+    for name, x in ((a, k), (b, v)):
+        backend.rank(name, x, 2, "(..., N, D)")
+        if "float" not in backend.dtype_name(x):
+            raise TypeError(f"{name} has dtype {backend.dtype_name(x)}; it must be floating-point")
+    for name, x, dtype in zip(names, (k, v), dtypes or (), strict=False):
+        if x.dtype != dtype:
+            raise TypeError(
+                f"{name} has dtype {backend.dtype_name(x)}, the tokens before have {backend.name_of(dtype)}; cast it first"
+            )
+    if k.shape[:-1] != v.shape[:-1]:
+        raise CacheError(f"{b} has shape {tuple(v.shape)}, {a} has {tuple(k.shape)}: all but the last axis must agree")
+    found = (tuple(k.shape[:-2]), k.shape[-1], v.shape[-1])
+    if shapes is not None and found != shapes:
+        lead, d, dv = shapes
+        raise CacheError(
+            f"{a} has shape {tuple(k.shape)} and {b} {tuple(v.shape)}; the tokens before had"
+            f" (..., N, D) with leading axes {lead}, D = {d} and Dv = {dv}"
+        )
+    return xp, found, k.shape[-2]
+
+
 class Rows:
     """Rows along the last axis but one, in memory that doubles when it is full: appending costs O(1) a row."""
 
@@ -160,20 +187,27 @@ class Rows:
         self._memory = like[..., :0, :]
         self.count = 0
 
-    def append(self, rows):
-        """Add rows at the end."""
-        xp = backend.namespace(rows=rows)
-        n = rows.shape[-2]
+    def make_room(self, n):
+        """Memory for n rows more; after it `append` cannot fail."""
         room = self._memory.shape[-2]
         if self.count + n > room:
-            larger = backend.empty(xp, (*rows.shape[:-2], max(self.count + n, 2 * room), rows.shape[-1]), rows)
-            larger[..., : self.count, :] = self.view()
+            xp, (*lead, _, width) = backend.namespace(rows=self._memory), self._memory.shape
+            larger = backend.empty(xp, (*lead, max(self.count + n, 2 * room), width), self._memory)
+            larger[..., : self.count, :] = self._held()
             self._memory = larger
+
+    def append(self, rows):
+        """Add rows at the end."""
+        n = rows.shape[-2]
+        self.make_room(n)
         self._memory[..., self.count : self.count + n, :] = rows
         self.count += n
 
     def view(self):
-        """The rows held, without a copy."""
+        """The rows held, without a copy, and not to be written to."""
+        return backend.read_only(self._held())
+
+    def _held(self):
         return self._memory[..., : self.count, :]
 
     def truncate(self, count):

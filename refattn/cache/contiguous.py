@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from refattn import arguments, backend, masks
-from refattn.cache.base import Cache, Cached, CacheError, Rows, nbytes_of
+from refattn.cache.base import Cache, Cached, CacheError, Rows, checked_tokens, nbytes_of
 
 
 class KVCache(Cache):
@@ -43,7 +43,9 @@ class KVCache(Cache):
         if self.capacity is not None and self.length + n > self.capacity:
             raise CacheError(f"{n} tokens on top of {self.length} exceed the capacity of {self.capacity}")
         if self._shapes is None:
-            self._shapes, self._like, self._keys, self._values = shapes, k, Rows(k), Rows(v)
+            self._begin(shapes, k, v)
+            self._keys, self._values = Rows(k), Rows(v)
+        self._values.make_room(n)
         self._keys.append(k)
         self._values.append(v)
         self.length += n
@@ -161,23 +163,10 @@ class HeldLatents(NamedTuple):
 
     def append(self, latents, rope_keys):
         """What the new tokens attend to, as `LatentKVCache.append` gives it."""
-        new, held = {"latents": latents, "rope_keys": rope_keys}, self._asdict()
-        for given in (held, new):
-            backend.floating(**given)
-            for name, x in given.items():
-                backend.rank(name, x, 2, "(..., N, R)" if name == "latents" else "(..., N, Dr)")
-            if given["latents"].shape[:-1] != given["rope_keys"].shape[:-1]:
-                raise CacheError(
-                    f"rope_keys has shape {tuple(given['rope_keys'].shape)}, latents {tuple(given['latents'].shape)}:"
-                    " all but the last axis must agree"
-                )
-        for name, x in new.items():
-            before = held[name].shape
-            if x.shape[:-2] != before[:-2] or x.shape[-1] != before[-1]:
-                raise CacheError(
-                    f"{name} has shape {tuple(x.shape)}, those held have {tuple(before)}: all but N must agree"
-                )
-        xp = backend.namespace(**held, **{f"new {name}": x for name, x in new.items()})
+        held = {"held latents": self.latents, "held rope_keys": self.rope_keys}
+        _, shapes, _ = checked_tokens(held, *held.values())
+        dtypes = self.latents.dtype, self.rope_keys.dtype
+        xp, *_ = checked_tokens(("latents", "rope_keys"), latents, rope_keys, shapes, self.latents, dtypes)
         end = self.length + latents.shape[-2]
         return CachedLatents(
             xp.concat([self.latents, latents], axis=-2),
@@ -212,15 +201,16 @@ class CrossKVCache(Cache):
 
     def __init__(self, k, v):
         super().__init__()
-        _, self._shapes, self.length = self._checked(k, v)
-        self._like, self._keys, self._values = k, k, v
+        xp, shapes, self.length = self._checked(k, v)
+        self._begin(shapes, k, v)
+        self._keys, self._values = (xp.asarray(x, copy=True) for x in (k, v))  # the caller may write to his own
 
     def read(self, queries=1) -> Cached:
         """What `queries` queries attend to, at any step."""
         queries = backend.integer("queries", queries, least=0)
         arguments.room(64 * queries, queries=queries)
-        positions = self._positions(0, self.length)
-        return Cached(self._keys, self._values, positions, self._positions(0, queries))
+        keys, values = backend.read_only(self._keys), backend.read_only(self._values)
+        return Cached(keys, values, self._positions(0, self.length), self._positions(0, queries))
 
     def append(self, k, v):
         """A memory does not grow."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from refattn import backend
 from refattn.cache.base import Cache, Cached, CacheError, Rows, nbytes_of
 
@@ -24,6 +26,7 @@ class Quantized(NamedTuple):
     zero: Any
 
 
+@backend.ieee
 def quantize(x, *, bits, group, axis=-1):
     r"""Asymmetric quantisation in groups along an axis.
 
@@ -45,7 +48,7 @@ def quantize(x, *, bits, group, axis=-1):
     Raises
     ------
     TypeError, ValueError
-        `x` is not floating-point; `group` does not divide the axis.
+        `x` is not floating-point, or not finite everywhere; `group` does not divide the axis.
 
     Notes
     -----
@@ -63,13 +66,19 @@ def quantize(x, *, bits, group, axis=-1):
     bits = backend.one_of_integers("bits", bits, (4, 8))
     axis = backend.axis(axis, x)
     grouped = _grouped(xp, x, group, axis, "x")
-    zero = xp.min(grouped, axis=axis + 1, keepdims=True)
-    scale = (xp.max(grouped, axis=axis + 1, keepdims=True) - zero) / float(2**bits - 1)
-    codes = xp.round((grouped - zero) / xp.where(scale == 0, 1.0, scale))
-    codes = xp.reshape(backend.cast(codes, xp.uint8), x.shape)
+    _refuse_what_has_no_code(xp, x=x)
+    least, most = (f(grouped, axis=axis + 1, keepdims=True) for f in (xp.min, xp.max))
+    steps = float(2**bits - 1)
+    codes, scale = _coded(xp, grouped, least, most, steps)
+    fits = xp.isfinite(most - least)
+    if not bool(xp.all(fits)):  # half the numbers have differences that do not overflow
+        codes_of_half, half = _coded(xp, grouped / 2.0, least / 2.0, most / 2.0, steps)
+        codes, scale = xp.where(fits, codes, codes_of_half), xp.where(fits, scale, 2.0 * half)
+    codes, zero = xp.reshape(backend.cast(codes, xp.uint8), x.shape), least
     return Quantized(codes, xp.squeeze(scale, axis=axis + 1), xp.squeeze(zero, axis=axis + 1))
 
 
+@backend.ieee
 def dequantize(codes, scale, zero, *, axis=-1):
     """The numbers that codes stand for: c · scale + zero.
 
@@ -114,8 +123,32 @@ def dequantize(codes, scale, zero, *, axis=-1):
         raise ValueError(
             f"codes has {codes.shape[axis]} entries along axis {axis}, scale has {groups} groups: they must divide"
         )
-    x = grouped * xp.expand_dims(scale, axis=axis + 1) + xp.expand_dims(zero, axis=axis + 1)
+    scale, zero = xp.expand_dims(scale, axis=axis + 1), xp.expand_dims(zero, axis=axis + 1)
+    x = grouped * scale + zero
+    if not bool(xp.all(xp.isfinite(x))):  # a step towards zero that overflows; and rounded up, the last may by itself
+        largest = float(np.finfo(backend.dtype_name(x)).max)
+        halves = grouped * (scale / 2.0) + zero / 2.0
+        halves = xp.minimum(
+            xp.maximum(halves, xp.full_like(halves, -largest / 2.0)), xp.full_like(halves, largest / 2.0)
+        )
+        x = xp.where(xp.isfinite(x) | ~xp.isfinite(scale + zero), x, 2.0 * halves)
     return xp.reshape(x, codes.shape)
+
+
+def _refuse_what_has_no_code(xp, **named):
+    for name, x in named.items():
+        if not bool(xp.all(xp.isfinite(x))):
+            raise ValueError(f"{name} holds NaN or an infinity, for which there is no code; all must be finite")
+
+
+def _coded(xp, x, least, most, steps):
+    """Codes and their scale, the step from one to the next."""
+    scale = (most - least) / steps
+    limits = np.finfo(backend.dtype_name(scale))
+    lost = (scale < float(limits.smallest_normal)) & (scale * steps < most - least)
+    if bool(xp.any(lost)):  # of numbers so small a step that is rounded down does not reach the last code
+        scale = xp.where(lost, scale + float(limits.smallest_subnormal), scale)
+    return xp.round((x - least) / xp.where(scale == 0, 1.0, scale)), scale
 
 
 def _grouped(xp, x, group, axis, name):
@@ -171,11 +204,14 @@ class QuantizedKVCache(Cache):
     def append(self, k, v) -> Cached:
         """Add tokens; returns the old ones as their codes stand for them, the newest as they came."""
         xp, shapes, n = self._checked(k, v)
+        dtypes = k.dtype, v.dtype
         xp, k, v = backend.floating(k=k, v=v)
+        _refuse_what_has_no_code(xp, k=k, v=v)
         if v.shape[-1] % self.group:
             raise ValueError(f"v has Dv = {v.shape[-1]}; it must be a multiple of group, which is {self.group}")
         if self._shapes is None:
-            self._shapes, self._like = shapes, k
+            self._begin(shapes, k, v)
+            self._dtypes = dtypes  # of what comes; what is kept may be wider
             self._keys, self._values = _Codes(k, self.bits, -2), _Codes(v, self.bits, -1)
             self._new_keys, self._new_values = k[..., :0, :], v[..., :0, :]
         old = self._keys.numbers(), self._values.numbers()

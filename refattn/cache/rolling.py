@@ -46,7 +46,7 @@ class RollingKVCache(Cache):
         """Add tokens; returns the window before them, and them."""
         xp, shapes, n = self._checked(k, v)
         if self._shapes is None:
-            self._shapes, self._like = shapes, k
+            self._begin(shapes, k, v)
             lead, d, dv = shapes
             arguments.room(
                 math.prod(lead) * self.slots * (d + dv) * bits(k) // 8,
@@ -151,7 +151,7 @@ class SinkKVCache(Cache):
         """Add tokens; returns the first tokens, the last before them, and them."""
         xp, shapes, n = self._checked(k, v)
         if self._shapes is None:
-            self._shapes, self._like = shapes, k
+            self._begin(shapes, k, v)
         own = min(max(self.first - self.length, 0), n)  # tokens that are themselves among the first
         sinks = self._sinks.append(k[..., :own, :], v[..., :own, :])
         ring = self._ring.append(k[..., own:, :], v[..., own:, :])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, NamedTuple
 
 from refattn import arguments, backend
 from refattn.attention import attention
+from refattn.cache.base import Cache
 from refattn.heads import Rope, merge_heads, split_heads
-from refattn.masks import Mask
+from refattn.masks import Mask, visible
 from refattn.norms import rms_norm
 
 
@@ -106,8 +108,11 @@ def _rotation(rope):
 
 def _checked_positions(xp, x, positions):
     positions = backend.integers(xp, x, positions=positions)
-    if positions.ndim == 0 or positions.shape[-1] != x.shape[-2]:
-        raise ValueError(f"positions has shape {tuple(positions.shape)}; it must be (..., N={x.shape[-2]})")
+    if positions.ndim == 0 or positions.shape[-1] != x.shape[-2] or not _within(positions.shape[:-1], x.shape[:-2]):
+        raise ValueError(
+            f"positions has shape {tuple(positions.shape)}; it must be (..., N={x.shape[-2]}), its leading axes those of"
+            f" x, {tuple(x.shape[:-2])}"
+        )
     return positions
 
 
@@ -141,8 +146,8 @@ def multi_head_latent_attention(
     params : MultiHeadLatentParams
     heads : int
         H.
-    mask : bool array (..., N, M) or rule, optional
-        For all heads. Default: every key, or the cache's own rule.
+    mask : bool array that broadcasts to (..., N, M), or rule, optional
+        For all heads: its leading axes are those of x, without one for heads. Default: every key, or the cache's own rule.
     rope : callable (x, positions), default Rope()
         The rotation of the parts with positions; DeepSeek's pairs are interleaved.
     positions : int array (..., N), optional
@@ -164,7 +169,7 @@ def multi_head_latent_attention(
     Raises
     ------
     TypeError, ValueError
-        Shapes do not agree.
+        Shapes do not agree. The cache is as it was.
 
     Notes
     -----
@@ -187,26 +192,45 @@ def multi_head_latent_attention(
     if cache is not None and not _holds_latents(cache):
         raise TypeError(f"cache is {backend.shown(cache)}; it must be a LatentKVCache or HeldLatents")
     sizes = _sizes(x, params, heads)
+    before = 0 if cache is None else cache.length
     if positions is None:
-        start = 0 if cache is None else cache.length
-        positions = backend.arange(xp, start, start + x.shape[-2], x)
+        positions = backend.arange(xp, before, before + x.shape[-2], x)
     positions = _checked_positions(xp, x, positions)
+    mask = _checked_mask(mask, before + x.shape[-2], x)
+    scale = 1.0 / math.sqrt(max(sizes.nope + sizes.rope, 1)) if scale is None else backend.number("scale", scale)
     latents, rope_keys = latents_of(x, params, positions=positions, rope=rope, eps=eps)
-    where = {"q_positions": positions, "k_positions": positions}
-    if cache is not None:
-        latents, rope_keys, *places = cache.append(latents, rope_keys)
-        where = dict(zip(("k_positions", "q_positions"), places, strict=True))
-        mask = cache.mask if mask is None else mask
     q = split_heads(_queries(x, params, eps), heads)  # (..., H, N, Dn + Dr)
     plain, turned = q[..., : sizes.nope], rope(q[..., sizes.nope :], positions[..., None, :])  # the same for all heads
-    scale = 1.0 / math.sqrt(max(sizes.nope + sizes.rope, 1)) if scale is None else backend.number("scale", scale)
     attend = _absorbed if absorbed else _explicit
-    if mask is not None and not isinstance(mask, Mask):
-        backend.boolean(xp, mask=mask)
-    if mask is not None and not isinstance(mask, Mask) and mask.ndim > 2:
-        mask = mask[..., None, :, :]  # one for all heads
-    out = attend(xp, plain, turned, latents, rope_keys, params.w_ukv, sizes, mask, scale=scale, **where)
+    where = {"q_positions": positions, "k_positions": positions}
+    with cache.unless_refused() if isinstance(cache, Cache) else contextlib.nullcontext():
+        if cache is not None:
+            latents, rope_keys, *places = cache.append(latents, rope_keys)
+            where = dict(zip(("k_positions", "q_positions"), places, strict=True))
+            mask = cache.mask if mask is None else mask
+        out = attend(xp, plain, turned, latents, rope_keys, params.w_ukv, sizes, mask, scale=scale, **where)
+        if out.shape[:-3] != x.shape[:-2]:  # the data of a rule had axes that x has not
+            raise ValueError(f"mask has leading axes {tuple(out.shape[:-3])}; those of x are {tuple(x.shape[:-2])}")
     return merge_heads(out) @ params.w_o
+
+
+def _checked_mask(mask, m, x):
+    """A mask for all heads: with an axis for them if it is an array with leading axes."""
+    if mask is None or isinstance(mask, Mask):
+        return mask
+    mask = visible(mask, x.shape[-2], m, like=x)
+    if not _within(mask.shape[:-2], x.shape[:-2]):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}; it must broadcast to (..., N, M) with the leading axes of x,"
+            f" {tuple(x.shape[:-2])}: it is for all heads"
+        )
+    return mask[..., None, :, :] if mask.ndim > 2 else mask
+
+
+def _within(shape, lead):
+    """Whether axes broadcast to these, and add none."""
+    ends = zip(shape[::-1], lead[::-1], strict=False)
+    return len(shape) <= len(lead) and all(size in (1, of) for size, of in ends)
 
 
 def _explicit(xp, plain, turned, latents, rope_keys, w_ukv, sizes, mask, **options):

@@ -134,3 +134,54 @@ def test_dtypes_and_masks_for_each_sequence(library):
 def test_weights_that_do_not_agree_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
         multi_head_latent_attention(X, W._replace(**change), heads=H)
+
+
+BAD_MASKS = {
+    "heads": (np.ones((B, 1, N, 1), dtype=bool), "mask has shape .* it is for all heads"),
+    "more sequences": (np.ones((5, N, 1), dtype=bool), "mask has shape .* it is for all heads"),
+    "more axes": (np.ones((5, B, N, 1), dtype=bool), "mask has shape .* it is for all heads"),
+    "other keys": (np.ones((9, 9), dtype=bool), "M differs"),
+    "list": ([[True]], "mask is a list"),
+    "numbers": (np.ones((N, N)), "mask has dtype float64"),
+    "rule's data": (masks.padding(np.full((5, 1, 1), 3)), r"mask has leading axes \(5, 2\); those of x are \(2,\)"),
+}
+BAD = [
+    *({"mask": mask, "error": error} for mask, error in BAD_MASKS.values()),
+    {"mask": masks.documents([0, 1]), "error": "ids covers positions 0 to 1"},
+    {"mask": masks.Mask(lambda i, j: np.zeros((1, 1))[5], "mine"), "error": "index 5 is out of bounds"},
+    {"positions": np.arange(2), "error": r"positions has shape \(2,\); it must be"},
+    {"positions": np.zeros((5, N), dtype=int), "error": r"positions has shape \(5, 7\); it must be"},
+    {"positions": np.array(1), "error": r"positions has shape \(\); it must be"},
+    {"scale": "x", "error": "scale must be a real number"},
+]
+
+
+@pytest.mark.clause("MLA-REFUSE", "CACHE-MISUSE")
+@pytest.mark.parametrize("absorbed", [False, True])
+@pytest.mark.parametrize("wrong", BAD, ids=[str(n) for n in range(len(BAD))])
+@pytest.mark.parametrize("held", [0, 3])
+def test_a_refused_call_leaves_the_cache_as_it_was(absorbed, wrong, held):
+    wrong = dict(wrong)
+    error = wrong.pop("error")
+    cache, untouched = LatentKVCache(), LatentKVCache()
+    if held:
+        for each in (cache, untouched):
+            multi_head_latent_attention(X[:, :held], W, heads=H, cache=each, rope=ROPE)
+    with pytest.raises((TypeError, ValueError, IndexError), match=error):
+        multi_head_latent_attention(X, W, heads=H, cache=cache, rope=ROPE, absorbed=absorbed, **wrong)
+    assert (cache.length, cache.nbytes) == (untouched.length, untouched.nbytes)
+    other = X if held else X.astype(np.float32)  # of an empty cache not even the dtype is fixed
+    after = (multi_head_latent_attention(other, W, heads=H, cache=each, rope=ROPE) for each in (cache, untouched))
+    np.testing.assert_array_equal(*after)
+
+
+@pytest.mark.clause("MLA-OUT")
+@pytest.mark.parametrize("absorbed", [False, True])
+@pytest.mark.parametrize("lead", [(), (1,), (B,)])
+def test_a_mask_is_for_all_heads(library, absorbed, lead):
+    mask = np.random.default_rng(3).random((*lead, N, N)) < 0.6
+    got = library.call(multi_head_latent_attention, X, W, heads=H, mask=mask, rope=ROPE, absorbed=absorbed)
+    assert got.shape == (B, N, OUT)
+    for b in range(B):
+        own = np.broadcast_to(mask, (B, N, N))[b]
+        close(got[b], multi_head_latent_attention(X[b], W, heads=H, mask=own, rope=ROPE, absorbed=absorbed))
