@@ -190,14 +190,19 @@ def calls(seed) -> list[Call]:
                        "eps", "rope", "kv_heads", "q_tile", "k_tile", "progress", "d_lse", "out", "lse", "rotary_dim",
                        "base", "scaling", "where", "beta", "unit_offset"):  # fmt: skip
             if option not in given and option in _parameters(function):
-                given[option] = function.__kwdefaults__.get(option) if function.__kwdefaults__ else None
+                given[option] = _plain(function).__kwdefaults__.get(option)
         found.append(Call(name, function, given, _KINDS_OF.get(name, {})))
     return found + _rules(d) + _caches(d) + _others(d)
 
 
 def _parameters(function):
-    code = getattr(function, "__wrapped__", function).__code__
-    return (getattr(function, "__kwdefaults__", None) or {}).keys() & set(code.co_varnames)
+    function = _plain(function)
+    return (getattr(function, "__kwdefaults__", None) or {}).keys() & set(function.__code__.co_varnames)
+
+
+def _plain(function):
+    """The function itself, where a decorator stands before it."""
+    return getattr(function, "__wrapped__", function)
 
 
 def _named(name):
@@ -360,7 +365,7 @@ def _others(d):
         Call("backend.integer", lambda value: backend.integer("value", value), {"value": 1}, {"value": "integer"}),
         Call("testing.bound", lambda **given: testing.bound("attention", testing.PROFILES["float32"], **given), {"q": x, "k": x, "v": x, "scale": 1.0}),
         Call("testing.profile", testing.profile, {"precision": "float32"}, {"precision": "word"}),
-        Call("testing.round_to", testing.round_to, {"x": x, "fmt": FORMATS["float16"]}, {"fmt": "word"}),
+        Call("testing.round_to", testing.round_to, {"x": x, "fmt": FORMATS["float16"]}, {"x": "list of reals", "fmt": "word"}),
         Call("testing.from_bits", testing.from_bits, {"bits": np.zeros(2, dtype=np.uint16), "fmt": "bfloat16"}, {"bits": "any", "fmt": "word"}),
     ]  # fmt: skip
     return found
