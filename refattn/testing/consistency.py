@@ -199,10 +199,11 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
         a, b = _part(first, other.of_first), _part(_numbers(returned), other.of_second)
         limit: np.ndarray | float = 0.0
         if not relation.bitwise:
-            limit = _limit(case.function, chosen, case.arguments)[other.of_first]
-            limit = limit + _limit(case.function, chosen, other.arguments)[other.of_second]
-            if a.shape != limit.shape:
-                raise Failed("wrong shape", f"the result has shape {a.shape}, it must have {limit.shape}")
+            limits = _limit(case.function, chosen, case.arguments)[other.of_first]
+            limits = limits + _limit(case.function, chosen, other.arguments)[other.of_second]
+            if a.shape != limits.shape:
+                raise Failed("wrong shape", f"the result has shape {a.shape}, it must have {limits.shape}")
+            limit = limits
         found = _agree(a, b, limit, case.function, chosen.name)
         comparisons.append(found)
         if not found.ok:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -157,11 +158,11 @@ def _inside(name, value, put) -> list[_Number]:
     """A number, or those among the fields of a scaling or a rotation."""
     if isinstance(value, float | np.floating) or (type(value) is int and name in (*_OPTIONAL, "base", "eps")):
         return [_Number(name, float(value), put)]
+    replaced: Callable[..., Any] = dataclasses.replace
     if hasattr(value, "_fields"):
-        fields, replaced = value._asdict(), lambda old, **new: old._replace(**new)
+        fields, replaced = value._asdict(), type(value)._replace
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        replaced = dataclasses.replace
     else:
         return []
     return [

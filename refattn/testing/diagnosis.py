@@ -270,7 +270,8 @@ def _stored(value, judged):
 
 def _around(judgements, found, away):
     """The same candidates, the nearest of them held to the bound around themselves."""
-    first, held = judgements[0], []
+    first = judgements[0]
+    held: list[_Candidate | None] = []
     for c in found:
         near = np.isfinite(c.fit) and any(fit * _CLEARLY <= away[name] for name, fit in c.fits.items())
         limits = (

@@ -155,9 +155,10 @@ def _rows(judged, place, rows) -> Rows:
     if "sinks" in options:
         options["sinks"] = head(options["sinks"])
     options["return_lse"] = judged.result == "lse"
+    got, want, limit = (x[place][rows] for x in (judged.got, judged.want, judged.limit))
     return Rows(
         head(q, *q.shape[-2:])[rows], head(k, *k.shape[-2:]), head(v, *v.shape[-2:]), cut(whole),
-        options, *(x[place][rows] for x in (judged.got, judged.want, judged.limit)), whole, (*place, rows), cut,
+        options, got, want, limit, whole, (*place, rows), cut,
     )  # fmt: skip
 
 

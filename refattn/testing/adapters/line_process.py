@@ -62,7 +62,7 @@ class Process:
             )  # fmt: skip
         except (OSError, IndexError, ValueError) as error:
             raise Failed("does not start", f"it cannot be run: {getattr(error, 'strerror', None) or error}") from None
-        if os.name == "posix":
+        if os.name == "posix" and self._running.stdin is not None:
             os.set_blocking(self._running.stdin.fileno(), False)  # who does not read must not stop us
         self._said: queue.Queue = queue.Queue(maxsize=_AHEAD)
         self._words = bytearray()

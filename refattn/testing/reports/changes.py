@@ -70,7 +70,9 @@ def changes(old: dict, new: dict) -> dict:
     """
     before, now = ({case["id"]: case for case in report["cases"]} for report in (old, new))
     both = [name for name in now if name in before]
-    names, clauses, support = {}, {}, {}
+    names: dict[tuple[str, str], tuple[list, list]] = {}
+    clauses: dict[str, list[int]] = {}
+    support: dict[str, tuple[list, list]] = {}
     for place, cases in enumerate((before, now)):
         for name in both:
             case = cases[name]
