@@ -128,6 +128,7 @@ def merge(out_a, lse_a, out_b, lse_b):
     """
     xp, out_a, lse_a, out_b, lse_b = backend.floating(out_a=out_a, lse_a=lse_a, out_b=out_b, lse_b=lse_b)
     for name, out, lse in (("a", out_a, lse_a), ("b", out_b, lse_b)):
+        backend.rank(f"out_{name}", out, 1, "(..., N, Dv)")
         if tuple(out.shape[:-1]) != tuple(lse.shape):
             raise ValueError(
                 f"lse_{name} has shape {tuple(lse.shape)}, out_{name} has shape {tuple(out.shape)}:"
