@@ -95,7 +95,7 @@ def check(
         raise ValueError(f"seed is {seed}; it must be a whole number of 0 or more")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
     offered = list(all_cases(adapter, mechanism, effort, seed))
-    dtype = None if precision is None else profiles.profile(precision).out.name
+    dtype = None if precision is None else profiles.profile(precision).inputs
     cases = [
         c
         for c in offered

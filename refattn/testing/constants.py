@@ -85,7 +85,7 @@ def of_lse(judged) -> list[Variant]:
     usable = np.isfinite(judged.got) & np.isfinite(judged.want)
     if judged.result != "lse" or not known or np.sum(usable) < _FEW:
         return []
-    off = (judged.got - judged.want)[usable]
+    off = judged.got[usable] - judged.want[usable]
     constant = float(np.median(off))
     if np.any(np.abs(off - constant) > _NEAR * judged.limit[usable]):
         return []

@@ -199,7 +199,7 @@ class _Kernel:
     @property
     def tolerance(self):
         """Answers differ by far more than this, of the largest number in the result; rounding by less."""
-        return 2.0**-4 if self.profile.name == "float8" else max(2.0**-10, 4 * self.profile.out.u)
+        return 2.0**-4 if self.profile.name.startswith("float8") else max(2.0**-10, 4 * self.profile.out.u)
 
 
 def _required(function):

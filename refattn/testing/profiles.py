@@ -38,6 +38,8 @@ class Profile:
         Half the least number of the accumulator's format: what an underflow may lose.
     tile : int
         Keys a tile: sums are rescaled once a tile.
+    prescale : float
+        By what weights are multiplied before they are rounded, so that small ones do not vanish in a narrow format.
     """
 
     name: str
@@ -50,6 +52,14 @@ class Profile:
     u_exp: float = 2.0**-22
     eta_acc: float = 2.0**-126  # flush to zero is allowed
     tile: int = 64
+    prescale: float = 1.0
+
+    @property
+    def inputs(self) -> str:
+        """The name of the format in which a kernel of this profile gets its arrays."""
+        return (
+            self.weights.name if self.weights is not None and self.weights.name.startswith("float8") else self.out.name
+        )
 
 
 _F = FORMATS
@@ -62,7 +72,8 @@ PROFILES = {
         Profile("tf32", _F["float32"], operands=_F["tf32"], weights=_F["tf32"]),
         Profile("float16", _F["float16"], weights=_F["float16"]),
         Profile("bfloat16", _F["bfloat16"], weights=_F["bfloat16"]),
-        Profile("float8", _F["bfloat16"], weights=_F["float8_e4m3fn"], u_acc=2.0**-13),
+        Profile("float8", _F["bfloat16"], weights=_F["float8_e4m3fn"], u_acc=2.0**-13, prescale=256.0),
+        Profile("float8/unscaled", _F["bfloat16"], weights=_F["float8_e4m3fn"], u_acc=2.0**-13),
         Profile("float16/eager", _F["float16"], scores=_F["float16"], weights=_F["float16"], order="eager"),
         Profile("bfloat16/eager", _F["bfloat16"], scores=_F["bfloat16"], weights=_F["bfloat16"], order="eager"),
         Profile("float32/eager", _F["float32"], order="eager", u_acc=2.0**-24),

@@ -53,7 +53,7 @@ class Case(NamedTuple):
 
 def input_format(precision) -> str:
     """The format in which a profile's kernels get their inputs."""
-    return {"float8": "float8_e4m3fn", "tf32": "float32"}.get(precision, precision.split("/")[0])
+    return {"float8": "float8_e4m3fn", "tf32": "float32"}.get(name := precision.split("/")[0], name)
 
 
 def draw_case(precision: str, seed: int, size="usual") -> Case:
@@ -84,7 +84,7 @@ def _case(precision, seed, draw, size):
     options = _options(kind, draw, heads * group, n, m, bias)
     fmt = input_format(precision)
     if "bias" in options:
-        options["bias"] = round_to(options["bias"], "bfloat16" if precision == "float8" else fmt)
+        options["bias"] = round_to(options["bias"], "bfloat16" if precision.startswith("float8") else fmt)
     arguments = {"q": round_to(q, fmt), "k": round_to(k, fmt), "v": round_to(v, fmt), **options}
     function = "grouped_query_attention" if group > 1 else "attention"
     return Case(precision, kind, arguments, draw_style(precision, draw, m), function)
@@ -188,7 +188,7 @@ def draw_style(precision, draw, m) -> dict[str, Any]:
         style["maximum"] = str(draw.choice(["exact", "exact", "lazy"]))
     if chosen.weights is FORMATS["float8_e4m3fn"]:
         style["maximum"] = "exact"  # e4m3 ends at 448
-        style["gain"] = float(draw.choice([1.0, 256.0]))
+        style["gain"] = max(float(draw.choice([1.0, 256.0])), chosen.prescale)
     return style
 
 

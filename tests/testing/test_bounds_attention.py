@@ -13,7 +13,7 @@ INPUTS = ("gaussian", "heavy", "negative", "dominated", "offset", "shifted", "fl
 
 
 def input_format(precision):
-    return {"float8": "float8_e4m3fn", "tf32": "float32"}.get(precision, precision.split("/")[0])
+    return {"float8": "float8_e4m3fn", "tf32": "float32"}.get(name := precision.split("/")[0], name)
 
 
 def configuration(precision, seed):
@@ -51,7 +51,7 @@ def configuration(precision, seed):
         options["mask"] = masks.causal() if draw.random() < 0.5 else masks.window(int(draw.integers(0, m)), 3)
     fmt = input_format(precision)
     if "bias" in options:
-        options["bias"] = round_to(options["bias"], "bfloat16" if precision == "float8" else fmt)
+        options["bias"] = round_to(options["bias"], "bfloat16" if precision.startswith("float8") else fmt)
     q, k, v = (round_to(x, fmt) for x in (q, k, v))
     fits = all(np.isfinite(x).all() for x in (q, k, v)) and np.abs(q @ np.swapaxes(k, -1, -2)).max() < 6e4
     tiling = {

@@ -195,3 +195,16 @@ def test_an_activation_passes_errors_on_no_steeper_than_the_bound_thinks():
         if slope is not None:
             steepest = np.max(np.abs(np.diff(ACTIVATIONS[name](z)) / np.diff(z)))
             assert 0.98 * slope < steepest <= slope * (1 + 1e-9), name
+
+
+@pytest.mark.parametrize("fmt", ["bfloat16", "float16"])
+def test_activations_by_stored_steps_conform_in_the_eager_order(fmt):
+    from refattn.testing import compare
+
+    stored = lambda y: round_to(y, fmt)
+    x = stored(1.5 * np.random.default_rng(0).normal(size=400))
+    sigmoid = stored(1 / stored(1 + stored(np.exp(-x))))
+    for name, got in (("sigmoid", sigmoid), ("silu", stored(x * sigmoid))):
+        assert compare(got, name, x, precision=f"{fmt}/eager")[0].ok
+        (found,) = compare(got, name, x, precision=fmt)
+        assert [e.name for e in found.explanations[:1]] == [f"{fmt}/eager"]

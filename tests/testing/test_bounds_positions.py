@@ -154,3 +154,19 @@ def test_angles_of_bfloat16_are_outside():
     limit = bound("rope", profile("bfloat16"), x, p)["out"]
     angles = round_to(p[:, None] * round_to(rope_frequencies(8).frequencies, "bfloat16"), "bfloat16")
     assert used(kernel("bfloat16", x, np.cos(angles), np.sin(angles), "interleaved", 8), limit) > 4
+
+
+def test_slopes_of_alibi_by_steps_in_float32_conform():
+    """Powers and reciprocals, each rounded correctly, and powers of a rounded base, as transformers and others take them."""
+    from refattn.testing import compare
+
+    def reciprocals(heads, n):
+        slopes = np.float32(1) / np.exp2(np.arange(1, n + 1) * (8 / n)).astype(np.float32)
+        return slopes if n == heads else np.concatenate([slopes[1::2], slopes[::2]])
+
+    for heads, n in ((12, 16), (66, 128), (64, 64)):
+        (found,) = compare(reciprocals(heads, n)[:heads], "alibi_slopes", heads)
+        assert found.ok, str(found)
+    base = np.float32(2 ** (-8 / 64))
+    assert compare(base ** np.arange(1, 65, dtype=np.float32), "alibi_slopes", 64)[0].ok
+    assert not compare(reciprocals(66, 128)[:66] * np.float32(1 + 1e-4), "alibi_slopes", 66)[0].ok

@@ -157,9 +157,8 @@ class CallableAdapter(Adapter):
         self.functions = {function: call}
 
     def dtypes(self, function):
-        """One: the format of the precision that was promised."""
-        chosen = profile(self.precision)
-        return ("float8_e4m3fn",) if chosen.name == "float8" else (chosen.out.name,)
+        """One: the format of the inputs of the precision that was promised."""
+        return (profile(self.precision).inputs,)
 
     def profile(self, function, dtype):
         """The precision that was promised."""

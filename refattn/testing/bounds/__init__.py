@@ -52,6 +52,7 @@ _HOME = {  # reference function -> the module here that bounds it
     "layer_norm": "norms",
     "rms_norm": "norms",
     "rope": "positions",
+    "alibi_slopes": "positions",
     "positions.rotate": "positions",
     **dict.fromkeys(
         ("relu", "gelu", "quick_gelu", "silu", "squared_relu", "softplus", "sigmoid", "tanh"), "feedforward"

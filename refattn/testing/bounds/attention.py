@@ -215,7 +215,7 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
     # The row's sum of unnormalised weights, at least 1: an underflow costs eta of it in flash order, eta itself in eager.
     top = np.maximum(np.max(p, axis=-1, keepdims=True, initial=0.0), sink)
     mass = 1.0 / np.maximum(top, 1e-300) if profile.order == "flash" else 1.0
-    eta = max(weights.eta if weights else 0.0, profile.eta_acc) * (2 if twice else 1)
+    eta = max(weights.eta / profile.prescale if weights else 0.0, profile.eta_acc) * (2 if twice else 1)
     under = eta * ((present * (factor if factor.shape != (1, 1) else 1.0)) @ np.abs(v)) / np.maximum(mass, 1.0)
 
     centred = np.einsum("rm,rmc->rc", p, away)

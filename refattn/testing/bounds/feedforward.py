@@ -108,8 +108,16 @@ def _bound(name, profile, x):
         value = ACTIVATIONS[name](np.asarray(x, dtype=np.float64))
         finite = np.isfinite(value) & np.isfinite(x)
         safe = np.where(finite, x, 0.0)
-        error = rounded(ACTIVATIONS[name](safe), _ERRORS[name][0](_vector(profile), safe), profile.out)
+        error = rounded(ACTIVATIONS[name](safe), _ERRORS[name][0](_steps(profile), safe), profile.out)
         return {"out": Bound(value, np.where(finite, error, 0.0))}
+
+
+def _steps(profile):
+    """The profile of the steps of an activation: in the eager order each is a kernel that stores its result."""
+    own, out = _vector(profile), profile.out
+    if profile.order != "eager":
+        return own
+    return replace(own, u_acc=max(own.u_acc, out.u), u_exp=own.u_exp + out.u, eta_acc=max(own.eta_acc, out.eta))
 
 
 def _vector(profile):

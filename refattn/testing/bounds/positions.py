@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refattn.positions import rope_frequencies, rotate, scaling_from_config
+from refattn.positions import alibi_slopes, rope_frequencies, rotate, scaling_from_config
 from refattn.testing.bounds import Bound, bound_of, gamma, rounded
 from refattn.testing.rounding import FORMATS, round_to
 
@@ -56,6 +56,15 @@ def rope_bound(profile, x, positions, base=10000.0, layout="interleaved", rotary
         absolute=factor * profile.u_exp + (profile.out.eta if eager else 0.0),
     )
     return {"out": table}
+
+
+@bound_of("alibi_slopes")
+def alibi_slopes_bound(profile, heads, like=None):
+    """A number of the format, raised to the power h, each step rounded correctly, and perhaps a reciprocal: h + 2 roundings."""
+    value = alibi_slopes(heads)
+    power = 1 << (int(heads).bit_length() - 1)
+    steps = np.concatenate([np.arange(1, power + 1), 2 * np.arange(heads - power) + 1])
+    return {"out": Bound(value, rounded(value, value * gamma(steps + 2, _unit(profile)), profile.out))}
 
 
 def _unit(profile):
