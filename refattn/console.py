@@ -134,7 +134,7 @@ def _writable(option, place):
         else:
             return whole
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = str(getattr(error, "strerror", None) or error)
     raise ValueError(f"{option} cannot be written to {place!r}: {why}")
 
 
