@@ -17,7 +17,7 @@ def to_numpy(x) -> np.ndarray:
     Parameters
     ----------
     x : array
-        NumPy, CuPy, torch (any device), jax, mlx, or anything with `__array__` or `__dlpack__`.
+        NumPy, CuPy, torch (any device), jax, mlx, or anything with `__array__` or `__dlpack__`; or a plain number.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def to_numpy(x) -> np.ndarray:
         import mlx.core as mx
 
         x = np.array(x.astype(mx.float32))  # mlx exports no bfloat16
-    elif not isinstance(x, np.ndarray | np.generic):
+    elif not isinstance(x, np.ndarray | np.generic | int | float):
         if not (hasattr(x, "__array__") or hasattr(x, "__dlpack__")):
             raise TypeError(
                 f"{type(x).__module__}.{type(x).__name__} is no array: it has neither __array__ nor __dlpack__"

@@ -6,6 +6,7 @@ Each has been right on every other case of its function; most were reported as b
 import numpy as np
 
 from refattn import masks
+from refattn.testing.vectors import function_named
 from tests.testing.mutants import MINUS, F, Kernel, leaf, rebuilt
 
 ONE_INPUT: dict = {}
@@ -157,3 +158,71 @@ def sinks_of_first_sequence(self, w, total, top, z):
 
 
 attention_wrong("sinks_of_first_sequence", "form_sinks_of_*", normalised=sinks_of_first_sequence)
+
+# --- arguments and fields that are ignored ----------------------------------------------------------------------------
+
+
+def wrong(function, name, pattern, call):
+    """Register a wrong kernel of any function, and the cases that must find it."""
+    ONE_INPUT[function, name] = call, f"{function}.{pattern}.*"
+
+
+def ignoring(function, option):
+    """The reference without one of its options."""
+    return lambda *args, **given: function_named(function)(*args, **{**given, option: None})
+
+
+for _function, _option, _pattern in (
+    ("attention_weights", "softcap", "softcap"),
+    ("attention_weights", "dropout", "dropout"),
+    ("multi_query_attention", "sinks", "sinks"),
+    ("multi_query_attention_vjp", "mask", "*"),
+    ("grouped_query_attention_vjp", "q_positions", "option_positions"),
+    ("split_attention", "softcap", "option_*"),
+    ("packed_attention", "scale", "option_scale"),
+    ("packed_attention", "bias", "option_bias"),
+    ("tiled_attention_vjp", "scale", "*"),
+    ("tiled_attention_vjp", "k_positions", "positions"),
+):
+    wrong(_function, f"{_option}_ignored", _pattern, ignoring(_function, _option))
+
+
+def without_field(field):
+    """rope that leaves a field of its scaling at the default."""
+
+    def rope(x, positions, *, scaling=None, **given):
+        if field in getattr(scaling, "_field_defaults", {}):
+            scaling = scaling._replace(**{field: scaling._field_defaults[field]})
+        return function_named("rope")(x, positions, scaling=scaling, **given)
+
+    return rope
+
+
+for _field in ("beta_fast", "beta_slow", "attention_factor", "mscale", "truncate"):
+    wrong("rope", f"{_field}_ignored", "scaling_*", without_field(_field))
+
+
+def absolute_scale(q, k, v, *args, scale=None, **given):
+    return function_named("cache.decode")(q, k, v, *args, scale=None if scale is None else abs(scale), **given)
+
+
+wrong("cache.decode", "scale_absolute", "option_scale_negative", absolute_scale)
+
+# --- statistics of rows applied to columns ----------------------------------------------------------------------------
+
+
+def turned_in_squares(function):
+    """The reference along the wrong axis where the shape hides it: two axes of equal length."""
+
+    def call(x, *, axis=-1, **given):
+        if x.ndim == 2 and x.shape[0] == x.shape[1] > 1 and axis in (-1, 1):
+            axis = 0
+        return function_named(function)(x=x, axis=axis, **given)
+
+    return call
+
+
+for _function in ("softmax", "logsumexp", "layer_norm", "rms_norm", "softmax_vjp", "logsumexp_vjp", "layer_norm_vjp",
+                  "rms_norm_vjp"):  # fmt: skip
+    _pattern = "*" if _function in ("softmax", "logsumexp") else "square"  # of these a golden case is square, too
+    wrong(_function, "columns_of_a_square", _pattern, turned_in_squares(_function))

@@ -198,6 +198,8 @@ class TorchMath(Torch):
 
     def attention_weights(self, q, k, mask=None, **options):
         """The weights that the backend returns beside its output."""
+        if options.get("dropout") is not None:
+            raise Unsupported(f"{_SDPA} returns no weights after dropout")
         return self.attention_stages(q, k, k, mask, **options)["weights"]
 
     def attention_stages(

@@ -9,7 +9,14 @@ import numpy as np
 from refattn import masks
 from refattn.testing import layouts
 from refattn.testing.recipes import Draw, Recipe, count, recipe
-from refattn.testing.recipes.options import broadcast_forms, emptied_rows, rules_everywhere
+from refattn.testing.recipes.options import (
+    SHAPES,
+    broadcast_forms,
+    each_option,
+    emptied_rows,
+    every_rule,
+    rules_everywhere,
+)
 
 
 def aligned(draw, n, m, d, targets):
@@ -345,3 +352,14 @@ def grouped_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
             draw.between(1, 20),
         )
         yield f"random_{number:04}", ("HEADS-GROUP",), grouped(*sizes)
+    for name, given in each_option(draw, 6):
+        yield f"option_{name}", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 6), **given}
+    for name, given in emptied_rows(draw, 6):
+        yield f"emptied_by_{name}", ("HEADS-OPTIONS",), {**grouped(2, 6, 3, 5, 7, 8, 6), **given, "return_lse": True}
+    for shape, (n, m) in SHAPES.items():
+        for name, rule in every_rule(n, m).items():
+            yield f"rule_{name}_{shape}", ("HEADS-OPTIONS",), {**grouped(2, 4, 2, n, m, 8, 6), "mask": rule}
+    yield "square", ("HEADS-GROUP",), grouped(2, 6, 3, 6, 6, 6, 6)
+    x = grouped(2, 6, 3, 1, 37, 16, 8)
+    yield "decode_large", ("HEADS-GROUP",), {**x, "q": draw.round(x["q"] * 64.0)}
+    yield "decode_scale_negative", ("HEADS-GROUP",), {**x, "scale": -0.5}

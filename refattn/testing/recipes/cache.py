@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from refattn.testing.recipes import Draw, Recipe, count, recipe
 
 
@@ -35,6 +37,16 @@ def decode_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "pages_shared", ("CACHE-SHARED",), {**tokens(draw, 12), "blocks": [5, [1, 1], 4, [0, 0], 3], **pages}
     codes = {"cache": "quantized", "bits": 8, "group": 2, "residual": 4}
     yield "codes", ("CACHE-QUANTIZED",), {**tokens(draw, 13), "blocks": [6, *[1] * 7], **codes}
+    for name, given in (
+        ("scale_negative", {"scale": -0.5}),
+        ("scale", {"scale": 0.75}),
+        ("softcap", {"softcap": 1.5}),
+        ("sinks", {"sinks": draw.normal(4, scale=2.0)}),
+        ("interleaved", {"rope_base": 100.0, "layout": "interleaved"}),
+    ):
+        yield f"option_{name}", ("CACHE-SPLIT",), {**tokens(draw, 9), "blocks": [4, 1, 1, 3], **given}
+    large = tokens(draw, 9)
+    yield "large", ("CACHE-SPLIT",), {**large, "q": draw.round(large["q"] * 64.0), "blocks": [4, 1, 1, 3]}
     for number in range(count(effort, 1, 6, 60)):
         yield f"random_{number:04}", ("CACHE-SPLIT",), random_trace(draw)
 
@@ -57,3 +69,21 @@ def random_trace(draw: Draw) -> dict:
         {"cache": "paged", "page_size": draw.between(1, 7)},
     ]
     return {**case, **extra[kind], "rope_base": 100.0}
+
+
+@recipe("cache.cache_nbytes")
+def size_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """What a rolling cache keeps of more and of fewer tokens than its window."""
+    shape = {"layers": 3, "kv_heads": 2, "head_dim": 8}
+    for tokens_ in (5, 7, 100):
+        yield f"window_of_{tokens_}", ("CACHE-BYTES",), {"tokens": tokens_, **shape, "window": 7}
+
+
+@recipe("cache.dequantize")
+def dequantize_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """Groups along the last axis and along another, in a square that hides which."""
+    for axis in (-1, 0):
+        codes = draw.rng.integers(0, 16, size=(6, 6)).astype(np.uint8)
+        shape = (6, 3) if axis == -1 else (3, 6)
+        given = {"codes": codes, "scale": np.abs(draw.normal(*shape)), "zero": draw.normal(*shape), "axis": axis}
+        yield f"axis_{'last' if axis else 'first'}", ("CACHE-QUANTIZED",), given

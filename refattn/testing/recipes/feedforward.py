@@ -58,7 +58,7 @@ def feed_forward_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         x = draw.normal(2, 3, 5)
         yield activation, ("FFN-OUT",), {"x": x, "params": network(5, 7, 5), "activation": activation}
     yield "no_biases", ("FFN-OUT",), {"x": draw.normal(3, 5), "params": network(5, 7, 5, biased=False)}
-    yield "square", ("FFN-OUT",), {"x": draw.normal(3, 5), "params": network(5, 5, 5)}
+    yield "square", ("FFN-OUT",), {"x": draw.normal(5, 5), "params": network(5, 5, 5)}
     yield "narrower", ("FFN-OUT",), {"x": draw.normal(3, 5), "params": network(5, 11, 3)}
 
 
@@ -75,3 +75,5 @@ def gated_feed_forward_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         for biased in (False, True):
             name = f"{activation}{'_biased' if biased else ''}"
             yield name, ("GLU-OUT",), {"x": draw.normal(3, 5), "params": network(biased), "activation": activation}
+    square = GatedFeedForwardParams(*(draw.normal(5, 5, scale=0.5) for _ in range(3)))
+    yield "square", ("GLU-OUT",), {"x": draw.normal(5, 5), "params": square}

@@ -8,6 +8,10 @@ import numpy as np
 
 from refattn import masks
 from refattn.testing.recipes import Draw, Recipe, count, recipe
+from refattn.testing.recipes.feedforward import feed_forward_recipes, gated_feed_forward_recipes
+from refattn.testing.recipes.options import SHAPES, each_option, emptied_rows, every_rule
+from refattn.testing.recipes.positions import rope_recipes
+from refattn.testing.recipes.softmax import merge_recipes
 
 
 def drawn(draw, b=2, h=3, n=5, m=7, d=8, dv=6, g=None, d_lse=False, q_scale=1.0):
@@ -91,6 +95,14 @@ def attention_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         sizes = {"h": h, "n": n, "m": m, "d": draw.between(1, 40), "dv": draw.between(1, 40)}
         arguments = drawn(draw, **sizes, d_lse=bool(draw.between(0, 1))) | options(draw, h, n, m)
         yield f"random_{number:04}", ("GRAD-EXACT",), arguments
+    for shape in ("square", "cached"):
+        n, m = SHAPES[shape]
+        for name, rule in every_rule(n, m).items():
+            yield f"rule_{name}_{shape}", ("GRAD-MASK",), {**drawn(draw, h=2, n=n, m=m), "mask": rule}
+    for name, given in emptied_rows(draw):
+        yield f"emptied_by_{name}", ("GRAD-EMPTY",), {**drawn(draw, d_lse=True), **given}
+    yield "square", ("GRAD-EXACT",), drawn(draw, n=6, m=6, d=6, dv=6)
+    yield "positions", ("GRAD-MASK",), {**drawn(draw), **dict(each_option(draw, 3))["positions"]}
 
 
 @recipe("grouped_query_attention_vjp")
@@ -110,6 +122,64 @@ def grouped_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         g, group, n, m = draw.between(2, 3), draw.between(2, 3), draw.between(1, 20), draw.between(1, 40)
         arguments = drawn(draw, h=g * group, g=g, n=n, m=m, d=draw.between(1, 20), dv=draw.between(1, 20))
         yield f"random_{number:04}", ("GRAD-GROUP",), arguments | options(draw, g * group, n, m)
+    for name, given in each_option(draw, 6):
+        yield f"option_{name}", ("GRAD-GROUP",), {**drawn(draw, h=6, g=2, d_lse=True), **given}
+    yield "square", ("GRAD-GROUP",), drawn(draw, h=6, g=3, n=6, m=6, d=6, dv=6, d_lse=True)
+    for name, given in emptied_rows(draw, 6):
+        yield f"emptied_by_{name}", ("GRAD-GROUP", "GRAD-EMPTY"), {**drawn(draw, h=6, g=2, d_lse=True), **given}
+
+
+@recipe("feed_forward_vjp")
+def feed_forward_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """What `feed_forward` gets, and cotangents."""
+    for name, _, given in feed_forward_recipes(draw, effort):
+        d_out = draw.normal(*given["x"].shape[:-1], given["params"].w_out.shape[1])
+        yield name, ("GRAD-FFN",), {"d_out": d_out, **given}
+
+
+@recipe("gated_feed_forward_vjp")
+def gated_feed_forward_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """What `gated_feed_forward` gets, and cotangents."""
+    for name, _, given in gated_feed_forward_recipes(draw, effort):
+        yield name, ("GRAD-GLU",), {"d_out": draw.normal(*given["x"].shape), **given}
+
+
+@recipe("gradients.linear_vjp")
+def linear_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """Weights that are square, wide and tall, with a bias and without."""
+    for name, (rows, e, f) in {"square": (6, 6, 6), "wide": (5, 3, 7), "tall": (2, 9, 4)}.items():
+        given = {"d_out": draw.normal(rows, f), "x": draw.normal(rows, e), "w": draw.normal(e, f)}
+        yield name, ("GRAD-LINEAR",), given
+        yield f"{name}_biased", ("GRAD-LINEAR",), {**given, "b": draw.normal(f)}
+
+
+@recipe("merge_vjp")
+def merge_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """What `merge` gets, and cotangents; as many rows as values."""
+    for name, _, given in merge_recipes(draw, effort):
+        yield name, ("GRAD-MERGE",), {"d_out": draw.normal(*given["out_a"].shape), **given}
+    shapes = {"d_out": (6, 6), "out_a": (6, 6), "lse_a": (6,), "out_b": (6, 6), "lse_b": (6,), "d_lse": (6,)}
+    yield "square", ("GRAD-MERGE",), {name: draw.normal(*shape) for name, shape in shapes.items()}
+
+
+@recipe("logsumexp_vjp")
+def logsumexp_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """Both axes of a square, absent entries, empty rows, scores far from 0."""
+    for axis in (-1, 0):
+        given = {"d_out": draw.normal(6), "x": draw.normal(6, 6, scale=2.0), "axis": axis}
+        yield f"square{'_first_axis' * (axis == 0)}", ("GRAD-SOFTMAX",), given
+    yield "rows", ("GRAD-SOFTMAX",), {"d_out": draw.normal(3, 5), "x": draw.normal(3, 5, 7)}
+    for name, level in (("up", 30000.0), ("down", -30000.0)):
+        x = draw.round(draw.normal(5, 7, scale=4.0) + level)
+        yield f"scores_{name}", ("GRAD-SOFTMAX",), {"d_out": draw.normal(5), "x": x}
+    yield "where", ("GRAD-SOFTMAX", "GRAD-ABSENT"), {"d_out": draw.normal(5), **_absent(draw)}
+
+
+def _absent(draw):
+    """Rows with absent entries, one of them all absent."""
+    present = draw.rng.random((5, 7)) < 0.6
+    present[1] = False
+    return {"x": np.where(present, draw.normal(5, 7), np.nan), "where": present}
 
 
 @recipe("softmax_vjp")
@@ -117,10 +187,10 @@ def softmax_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     """Both signs and every size of logits, axes, absent entries."""
     yield "plain", ("GRAD-SOFTMAX",), {"d_out": draw.normal(3, 5, 7), "x": draw.normal(3, 5, 7)}
     yield "first_axis", ("GRAD-SOFTMAX",), {"d_out": draw.normal(3, 5, 7), "x": draw.normal(3, 5, 7), "axis": 0}
-    holes = draw.normal(3, 7)
-    holes[0, 2] = -np.inf
-    holes[1] = -np.inf
-    yield "absent", ("GRAD-SOFTMAX", "GRAD-ABSENT"), {"d_out": draw.normal(3, 7), "x": holes}
+    for axis in (-1, 0):
+        given = {"d_out": draw.normal(6, 6), "x": draw.normal(6, 6, scale=2.0), "axis": axis}
+        yield f"square{'_first_axis' * (axis == 0)}", ("GRAD-SOFTMAX",), given
+    yield "where", ("GRAD-SOFTMAX", "GRAD-ABSENT"), {"d_out": draw.normal(5, 7), **_absent(draw)}
     for number in range(count(effort, 1, 8, 60)):
         shape = draw.between(1, 5), draw.between(1, 100)
         x = draw.normal(*shape, scale=2.0 ** draw.between(-3, 4))
@@ -141,6 +211,9 @@ def norm_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     spike[:, 5] = 100.0
     yield "spike", both, case(spike)
     yield "offset", both, case(draw.normal(3, 37) + 8.0)
+    yield "square", both, case(draw.normal(7, 7) * 2.0 ** np.arange(-3, 4)[:, None])
+    x = draw.normal(5, 5)
+    yield "square_first_axis", both, {"d_out": draw.normal(5, 5), "x": x, "gamma": draw.normal(5), "axis": 0}
     for number in range(count(effort, 1, 8, 60)):
         x = draw.normal(draw.between(1, 6), draw.between(2, 100), scale=2.0 ** draw.between(-4, 4))
         yield f"random_{number:04}", both, case(x)
@@ -153,10 +226,18 @@ def activation_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     for number in range(count(effort, 1, 4, 40)):
         x = draw.normal(3, 37, scale=2.0 ** draw.between(-4, 3))
         yield f"random_{number:04}", ("GRAD-ACT",), {"d_out": draw.normal(3, 37), "x": x}
+    yield "square", ("GRAD-ACT",), {"d_out": draw.normal(6, 6), "x": draw.normal(6, 6)}
 
 
 _ACTIVATIONS = ("relu", "gelu", "quick_gelu", "silu", "squared_relu", "softplus", "sigmoid", "tanh")
 recipe(*(f"{name}_vjp" for name in _ACTIVATIONS))(activation_vjp_recipes)
+
+
+@recipe("rope_vjp")
+def rope_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """What `rope` gets, and cotangents."""
+    for name, _, given in rope_recipes(draw, effort):
+        yield name, ("GRAD-ROPE",), {"d_out": draw.normal(*given["x"].shape), **given}
 
 
 @recipe("gradients.rotate_vjp")

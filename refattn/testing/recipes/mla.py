@@ -10,9 +10,10 @@ from refattn import masks
 from refattn.cache import HeldLatents
 from refattn.heads import Rope
 from refattn.latent import MultiHeadLatentParams, latents_of
-from refattn.positions import Linear, Llama3, YaRN
+from refattn.positions import YaRN
 from refattn.testing.recipes import Draw, Recipe, count, recipe
 from refattn.testing.recipes.mla_probes import exact_numbers, probes
+from refattn.testing.recipes.positions import scalings
 
 ROPE = Rope(base=100.0)  # few pairs turn visibly at the base of 10000
 
@@ -129,14 +130,11 @@ def rotations(draw: Draw):
     yield "rope_decides", "MLA-ROPE", {**layer(draw, dn=1, **wide), "positions": np.arange(7) * 2}
     yield "rope_half", "MLA-ROPE", {**layer(draw, **wide), "rope": Rope(100.0, "half")}
     yield "rope_part", "MLA-ROPE", {**layer(draw, **wide), "rope": Rope(100.0, rotary_dim=4)}
-    for name, scaling, scale in (
-        ("linear", Linear(4.0), None),
-        ("yarn", YaRN(8.0, 64), None),
-        ("yarn_scale", YaRN(8.0, 64, attention_factor=1.0), 0.5),
-        ("llama3", Llama3(8.0, 1.0, 4.0, 512), None),
-    ):
+    for name, scaling in scalings().items():
         given = {**layer(draw, **wide), "rope": Rope(100.0, scaling=scaling), "positions": np.arange(7) * 9}
-        yield f"rope_{name}", "MLA-ROPE", given if scale is None else {**given, "scale": scale}
+        yield f"rope_{name}", "MLA-ROPE", given
+    turned = Rope(100.0, scaling=YaRN(8.0, 64, attention_factor=1.0))
+    yield "rope_yarn_scale", "MLA-ROPE", {**layer(draw, **wide), "rope": turned, "scale": 0.5}
 
 
 def some_masks(draw: Draw):
@@ -235,7 +233,10 @@ def latents_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "one_token", ("MLA-CACHE",), {**tokens(n=1), "positions": np.array([1000])}
     yield "positions_of_batch", ("MLA-ROPE",), {**tokens(), "positions": np.stack([np.arange(7), np.arange(7) * 9])}
     yield "half", ("MLA-ROPE",), {**tokens(dr=8), **at, "rope": Rope(100.0, "half")}
-    yield "yarn", ("MLA-ROPE",), {**tokens(dr=8), **at, "rope": Rope(100.0, scaling=YaRN(8.0, 64))}
+    for name, scaling in scalings().items():
+        yield name, ("MLA-ROPE",), {**tokens(dr=8), **at, "rope": Rope(100.0, scaling=scaling)}
+    yield "rope_part", ("MLA-ROPE",), {**tokens(dr=8), **at, "rope": Rope(100.0, rotary_dim=4)}
+    yield "compressed", ("MLA-CACHE",), {**tokens(rq=8), **at}
     default = {**tokens(dr=8), **at}
     del default["rope"]
     yield "rope_default", ("MLA-ROPE",), default

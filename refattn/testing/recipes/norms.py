@@ -24,6 +24,9 @@ def _norm_recipes(clause, parameters, more=lambda draw: ()):
         yield "offset", (clause,), case(draw.normal(3, 37) + 8.0)
         yield "far_offset", (clause,), case(draw.normal(3, 37) + 1000.0)
         yield "two_scales", (clause,), case(draw.normal(3, 5, 11) * np.array([1e-3, 1.0, 100.0])[:, None, None])
+        yield "square", (clause,), case(draw.normal(7, 7) * 2.0 ** np.arange(-3, 4)[:, None] + 1.0)
+        x = draw.normal(5, 5)
+        yield "square_first_axis", ("NORM-AXES",), {"x": x, **parameters(draw, 5), "axis": 0}
         x = draw.normal(3, 5, 7)
         for name, axis in (("middle", 1), ("last_two", (-2, -1)), ("ends", (0, 2))):
             axes = tuple(n % 3 for n in (axis if isinstance(axis, tuple) else (axis,)))

@@ -125,3 +125,21 @@ def broadcast_forms(draw: Draw, h: int = 3) -> Iterator[tuple[str, int, int, dic
     yield "sinks_of_batch", n, m, {"sinks": draw.normal(B, 1, scale=2.0)}
     yield "sinks_of_everything", n, m, {"sinks": draw.normal(B, h, scale=2.0)}
     yield "sink_of_all", n, m, {"sinks": draw.normal()}
+
+
+def each_option(draw: Draw, h: int, n: int = 5, m: int = 7) -> Iterator[tuple[str, dict]]:
+    """(name, options): every option that functions of heads take, for B = 2, and scores far from 0."""
+    yield "mask", {"mask": masks.causal() & masks.window(2, 0)}
+    yield "padding", {"mask": every_rule(n, m)["padding"]}
+    yield "bias", {"bias": draw.normal(h, n, m, scale=2.0)}
+    yield "scale", {"scale": 0.3}
+    yield "scale_negative", {"scale": -0.5}
+    yield "scale_zero", {"scale": 0.0}
+    yield "softcap", {"softcap": 1.5}
+    yield "sinks", {"sinks": draw.normal(h, scale=2.0)}
+    yield "dropout", {"dropout": (draw.rng.random((2, h, n, m)) < 0.75, 0.25)}
+    places = {"q_positions": np.arange(n) + 103, "k_positions": np.arange(m) + 101}
+    yield "positions", {"mask": masks.causal(), **places}
+    yield "scores_up", {"bias": draw.round(np.full((n, m), 30000.0))}
+    yield "scores_down", {"bias": draw.round(np.full((n, m), -30000.0))}
+    yield "levels", {"bias": draw.round(np.zeros((n, m)) + np.array([0.0, 300.0, -300.0, 900.0, -900.0])[:, None])}

@@ -6,7 +6,39 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from refattn.positions import NTK, DynamicNTK, Linear, Llama3, LongRoPE, YaRN
 from refattn.testing.recipes import Draw, Recipe, count, recipe
+
+
+def scalings(pairs: int = 4) -> dict:
+    """Every scaling of rotary positions, for R = 2·pairs; every field has another value than its default somewhere.
+
+    Kills a field that is ignored, such as an attention factor that a configuration states.
+    """
+    long = {
+        "short_factors": tuple(1.0 + 0.125 * n for n in range(pairs)),
+        "long_factors": tuple(1.0 + n * n for n in range(pairs)),
+        "original_length": 512,
+        "maximum_length": 4096,
+        "length": 702,
+    }
+    return {
+        "linear": Linear(4.0),
+        "ntk": NTK(4.0),
+        "dynamic": DynamicNTK(2.0, 512, 1024),
+        "yarn": YaRN(8.0, 1024),
+        "yarn_betas": YaRN(8.0, 1024, beta_fast=16.0, beta_slow=2.0),
+        "yarn_beta_slow": YaRN(32.0, 4096, beta_slow=8.0, truncate=False),
+        "yarn_factor": YaRN(8.0, 1024, attention_factor=1.75),
+        "yarn_factor_of_one": YaRN(8.0, 1024, attention_factor=1.0),
+        "yarn_mscale": YaRN(8.0, 1024, mscale=0.5),
+        "yarn_mscales": YaRN(8.0, 1024, mscale=2.0, mscale_all_dim=0.5),
+        "yarn_whole": YaRN(8.0, 1024, truncate=False),
+        "llama3": Llama3(8.0, 1.0, 4.0, 1024),
+        "longrope": LongRoPE(**long),
+        "longrope_short": LongRoPE(**{**long, "length": 512}),
+        "longrope_factor": LongRoPE(**long, attention_factor=1.75),
+    }
 
 
 @recipe("positions.rotate")
@@ -44,6 +76,11 @@ def rope_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
             ("ROPE-FREQUENCY",),
             {"x": x, "positions": np.arange(5) + 37, "base": 500.0, "layout": layout},
         )
+    x = draw.normal(2, 3, 5, 8)
+    for name, scaling in scalings().items():
+        given = {"x": x, "positions": np.array([3, 701, 41, 5, 353]), "scaling": scaling}
+        yield f"scaling_{name}", ("ROPE-FACTOR" if "factor" in name else "ROPE-FREQUENCY",), given
+    yield "square", ("ROPE-ROTATION",), {"x": draw.normal(2, 6, 6, 6), "positions": np.arange(6) + 11}
     by_batch = np.array([[3, 4, 5, 6, 7], [0, 1, 40, 41, 42]])[:, None]
     yield "by_batch", ("ROPE-POSITION",), {"x": draw.normal(2, 3, 5, 8), "positions": by_batch}
     for number in range(count(effort, 1, 6, 60)):
@@ -54,6 +91,14 @@ def rope_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
             ("ROPE-ROTATION",),
             {"x": draw.normal(2, 3, n, 2 * half), "positions": start + np.arange(n)},
         )
+
+
+@recipe("positions.rope_frequencies")
+def frequency_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+    """Every scaling with every field, at more pairs than one ramp is long."""
+    yield "base", ("ROPE-FREQUENCY",), {"rotary_dim": 32, "base": 500.0}
+    for name, scaling in scalings(16).items():
+        yield f"scaling_{name}", ("ROPE-FREQUENCY",), {"rotary_dim": 32, "base": 1000.0, "scaling": scaling}
 
 
 @recipe("alibi_bias")

@@ -14,6 +14,9 @@ def softmax_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     """Scores of both signs and every size, rows with absent entries, axes."""
     yield "plain", ("SOFTMAX-NORMAL",), {"x": draw.normal(3, 5, 7)}
     yield "first_axis", ("SOFTMAX-NORMAL",), {"x": draw.normal(3, 5, 7), "axis": 0}
+    rows = draw.round(draw.normal(6, 6) + 8.0 * np.arange(6)[:, None])
+    yield "square", ("SOFTMAX-NORMAL",), {"x": rows}
+    yield "square_first_axis", ("SOFTMAX-NORMAL",), {"x": rows, "axis": 0}
     yield "large", ("SOFTMAX-SHIFT",), {"x": draw.round(draw.normal(3, 7, scale=4.0) + 30000.0)}
     yield "all_negative", ("SOFTMAX-SHIFT",), {"x": draw.round(draw.normal(3, 7, scale=4.0) - 30000.0)}
     holes = draw.normal(3, 7)

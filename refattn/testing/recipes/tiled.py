@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refattn import masks
+from refattn import masks, tiled_attention
 from refattn.testing.recipes import Draw, Recipe, count, recipe
 from refattn.testing.recipes.attention import aligned, attention_recipes, plain
+from refattn.testing.recipes.options import each_option, emptied_rows
 
 
 @recipe("tiled_attention")
@@ -59,6 +60,9 @@ def split_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "sinks", ("SPLIT-SINK",), {**x, "sinks": draw.normal(2, scale=2.0), "splits": 3, "return_lse": True}
     needles = aligned(draw, 4, 33, 16, [15, 16, 17, 32])
     yield "needles", ("SPLIT-MERGE",), {**needles, "splits": [16, 32]}
+    tiles = {"splits": 3, "q_tile": 2, "k_tile": 3, "return_lse": True}
+    for name, given in [*each_option(draw, 3), *emptied_rows(draw)]:
+        yield f"option_{name}", ("SPLIT-MERGE",), {**plain(draw), **given, **tiles}
 
 
 @recipe("packed_attention")
@@ -72,6 +76,14 @@ def packed_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         lengths = [(draw.between(0, 20), draw.between(0, 40)) for _ in range(draw.between(1, 6))]
         rule = [masks.causal(), masks.causal() & masks.window(draw.between(0, 9), 0)][number % 2]
         yield f"random_{number:04}", ("PACKED-POSITIONS",), {**_packed(draw, lengths, draw.between(0, 3)), "mask": rule}
+
+    x = _packed(draw, [(5, 7), (3, 3), (0, 2), (4, 9)], 1)
+    options = {"scale": {"scale": -0.5}, "softcap": {"softcap": 1.5}, "sinks": {"sinks": draw.normal(4, scale=2.0)}}
+    options["bias"] = {"bias": lambda i, j: -0.25 * abs(i - j)}
+    options["tiles"] = {"q_tile": 2, "k_tile": 3}
+    for name, given in options.items():
+        yield f"option_{name}", ("PACKED-ALONE",), {**x, "mask": masks.causal(), **given}
+    yield "equal_offsets", ("PACKED-ALONE",), {**_packed(draw, [(4, 4), (3, 3)], 0), "k_offsets": None}
 
 
 def _packed(draw, lengths, tail, heads=4, kv_heads=2, d=8, dv=5):
@@ -98,3 +110,13 @@ def tiled_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "sinks", ("TILED-GRADIENT",), {**x, "sinks": draw.normal(2)}
     yield "bias", ("TILED-GRADIENT",), {**x, "bias": draw.normal(17, 33)}
     yield "dropout", ("TILED-GRADIENT",), {**x, "dropout": (draw.rng.random((17, 33)) < 0.75, 0.25)}
+    yield "scale", ("TILED-GRADIENT",), {**x, "scale": -0.5}
+    places = {"q_positions": np.arange(17) + 7, "k_positions": np.arange(33) + 3}
+    yield "positions", ("TILED-GRADIENT",), {**x, "mask": masks.causal(), **places}
+    if draw.fmt in ("float32", "float64"):  # rounded more coarsely they are no longer the results of these arguments
+        out, lse = tiled_attention(x["q"], x["k"], x["v"], return_lse=True)
+        yield "results_given", ("TILED-GRADIENT",), {**x, "out": out, "lse": lse}
+    small = {**plain(draw, dv=6), "d_out": draw.normal(2, 3, 5, 6), "d_lse": draw.normal(2, 3, 5)}
+    for name, given in emptied_rows(draw):
+        yield f"emptied_by_{name}", ("TILED-GRADIENT",), {**small, **given, "q_tile": 2, "k_tile": 3}
+    yield "square", ("TILED-GRADIENT",), {**plain(draw, 1, 2, 6, 6, 6, 6), "d_out": draw.normal(1, 2, 6, 6)}
