@@ -433,8 +433,9 @@ def test_held_latents_take_only_what_goes_on_from_them():
     held_latents = HeldLatents(np.zeros((5, 2)), np.zeros((5, 3)))
     one = np.zeros((1, 2)), np.zeros((1, 3))
     assert held_latents.append(*one).latents.shape == (6, 2)
+    wider = HeldLatents(*(x.astype(np.float16) for x in held_latents)).append(*(x + 1e-9 for x in one))
+    assert float(wider.latents[-1, 0]) == 1e-9  # nothing is cut
     for latents, keys, message in (
-        (one[0].astype(np.float32), one[1], "latents has dtype float32, the tokens before have float64"),
         (one[0], np.zeros((2, 3)), "all but the last axis must agree"),
         (one[1], one[1], r"the tokens before had .* D = 2 and Dv = 3"),
     ):

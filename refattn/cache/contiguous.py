@@ -165,12 +165,13 @@ class HeldLatents(NamedTuple):
         """What the new tokens attend to, as `LatentKVCache.append` gives it."""
         held = {"held latents": self.latents, "held rope_keys": self.rope_keys}
         _, shapes, _ = checked_tokens(held, *held.values())
-        dtypes = self.latents.dtype, self.rope_keys.dtype
-        xp, *_ = checked_tokens(("latents", "rope_keys"), latents, rope_keys, shapes, self.latents, dtypes)
+        checked_tokens(("latents", "rope_keys"), latents, rope_keys, shapes, self.latents)
+        # Nothing is cut here, as it would be in memory of one dtype: all become the widest.
+        xp, *both = backend.floating(**held, latents=latents, rope_keys=rope_keys)
+        before, new = both[:2], both[2:]
         end = self.length + latents.shape[-2]
         return CachedLatents(
-            xp.concat([self.latents, latents], axis=-2),
-            xp.concat([self.rope_keys, rope_keys], axis=-2),
+            *(xp.concat([old, more], axis=-2) for old, more in zip(before, new, strict=True)),
             backend.arange(xp, 0, end, latents),
             backend.arange(xp, self.length, end, latents),
         )

@@ -167,11 +167,13 @@ def test_a_refused_call_leaves_the_cache_as_it_was(absorbed, wrong, held):
     if held:
         for each in (cache, untouched):
             multi_head_latent_attention(X[:, :held], W, heads=H, cache=each, rope=ROPE)
+    x, w = X, W
+    if not held:  # the refused tokens do not fix the dtype either
+        x, w = x.astype(np.float32), MultiHeadLatentParams(*(part.astype(np.float32) for part in W))
     with pytest.raises((TypeError, ValueError, IndexError), match=error):
-        multi_head_latent_attention(X, W, heads=H, cache=cache, rope=ROPE, absorbed=absorbed, **wrong)
+        multi_head_latent_attention(x, w, heads=H, cache=cache, rope=ROPE, absorbed=absorbed, **wrong)
     assert (cache.length, cache.nbytes) == (untouched.length, untouched.nbytes)
-    other = X if held else X.astype(np.float32)  # of an empty cache not even the dtype is fixed
-    after = (multi_head_latent_attention(other, W, heads=H, cache=each, rope=ROPE) for each in (cache, untouched))
+    after = (multi_head_latent_attention(X, W, heads=H, cache=each, rope=ROPE) for each in (cache, untouched))
     np.testing.assert_array_equal(*after)
 
 
