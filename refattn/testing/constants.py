@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -97,7 +96,11 @@ def of_lse(judged) -> list[Variant]:
 
     arguments = _bound(attend, judged.args, judged.kwargs)
     said = f"{known[0].meaning} The constant is {constant:.6g}{_in_words(constant, arguments)}."
-    return [dataclasses.replace(known[0], call=call, meaning=said, value=constant)]
+    return [
+        dataclasses.replace(
+            known[0], call=call, meaning=said, value=round(constant, 4), said=f"the constant is {constant:.4g}"
+        )
+    ]
 
 
 def _in_words(constant, arguments) -> str:
@@ -158,13 +161,9 @@ def _inside(name, value, put) -> list[_Number]:
     """A number, or those among the fields of a scaling or a rotation."""
     if isinstance(value, float | np.floating) or (type(value) is int and name in (*_OPTIONAL, "base", "eps")):
         return [_Number(name, float(value), put)]
-    replaced: Callable[..., Any] = dataclasses.replace
-    if hasattr(value, "_fields"):
-        fields, replaced = value._asdict(), type(value)._replace
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    else:
+    if not hasattr(value, "_fields"):  # all scalings and rotations of the reference are named tuples
         return []
+    fields, replaced = value._asdict(), lambda old, **new: old._replace(**new)
     return [
         number
         for field, inner in fields.items()
@@ -325,7 +324,7 @@ def _variant(name, function, number, value) -> Variant:
     return Variant(
         name=f"{label}/other", clause=_clause(name, number.name), function=name, call=call,
         meaning=f"It computes as if {number.name} were {value:.6g} ({given}).", value=value,
-        arguments=arguments,
+        arguments=arguments, said=f"{number.name} is {value:.6g} whatever is given",
     )  # fmt: skip
 
 

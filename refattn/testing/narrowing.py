@@ -155,10 +155,10 @@ def _rows(judged, place, rows) -> Rows:
     if "sinks" in options:
         options["sinks"] = head(options["sinks"])
     options["return_lse"] = judged.result == "lse"
-    got, want, limit = (x[place][rows] for x in (judged.got, judged.want, judged.limit))
+    own = (*place, rows)
     return Rows(
         head(q, *q.shape[-2:])[rows], head(k, *k.shape[-2:]), head(v, *v.shape[-2:]), cut(whole),
-        options, got, want, limit, whole, (*place, rows), cut,
+        options, judged.got[own], judged.want[own], judged.limit[own], whole, own, cut,
     )  # fmt: skip
 
 

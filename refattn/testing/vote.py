@@ -25,7 +25,7 @@ from refattn.testing.diagnosis import FITS, explained_by
 from refattn.testing.distances import distance
 from refattn.testing.matches import SMALL_VALUES, Comparison
 from refattn.testing.traits import common
-from refattn.testing.variants import Variant, variants
+from refattn.testing.variants import Variant, agreed, variants
 from refattn.testing.vectors import results as by_name
 
 UNKNOWN = "no known cause"
@@ -60,6 +60,8 @@ class Cause:
         What is said of these; of cases without a known cause, what all of them share.
     others : int
         Of cases without a known cause: so many that hold share it as well.
+    value : str
+        The number that nearly all cases give, in words: 'the tile has 256 keys'.
     """
 
     function: str
@@ -70,6 +72,7 @@ class Cause:
     holding: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     others: int = 0
+    value: str = ""
 
     def __str__(self):
         of = f"{len(self.cases)} of {self.total} broken case{'s' * (self.total != 1)}"
@@ -78,7 +81,7 @@ class Cause:
                 return f"{UNKNOWN}: {of}"
             beside = f"as {self.others} that hold" if self.others else "as no case that holds"
             return f"{UNKNOWN}: {of}; all have {', '.join(self.shared)}, {beside}"
-        text = f"{self.name} explains {of}"
+        text = f"{self.name} explains {of}" + (f": {self.value}" if self.value else "")
         if self.partly:
             text += f", in {len(self.partly)} of them all but a hundredth: something smaller is wrong as well"
         if self.holding:
@@ -127,7 +130,9 @@ class _Vote:
         self.by_id = {r.case.id: r for r in broken}
         self.known: dict[str, Variant] = {v.name: v for v in variants(function)}
         self.said: dict[str, list] = {}
+        self.members: dict[str, list[Variant]] = {}  # by name, variants of which every case gave the number
         self.fits = {r.case.id: self._fitting(r) for r in broken}
+        self.known |= {name: agreed(members) for name, members in self.members.items()}
         self.needed = min(max(2, len(broken) * _SHARE), len(broken))
 
     def outcome(self):
@@ -155,6 +160,8 @@ class _Vote:
                 continue
             if e.variant is not None and " + " not in e.name:
                 self.known.setdefault(e.name, e.variant)
+                if e.variant.value is not None and e.name not in found:  # the first of a name fits best
+                    self.members.setdefault(e.name, []).append(e.variant)
             found.add(e.name if e.variant or e.name == SMALL_VALUES else f"{_PRECISION}{e.name}")
         return found
 
@@ -172,7 +179,7 @@ class _Vote:
 
     def _allowed(self, count) -> float:
         """How many holding cases may speak against what fits `count` of the broken ones."""
-        total = len(self.broken)
+        total = sum(any(c.explanations for c in r.comparisons) for r in self.broken)  # of those explained one by one
         return np.inf if total >= _SOME and count >= _NEARLY_ALL * total else count * _AGAINST
 
     def _against(self, name) -> list:
@@ -251,8 +258,9 @@ class _Vote:
         shared = common([r.case for r in against], [r.case for r in self.broken])[0] if against else ()
         ids = tuple(r.case.id for r in self.broken if r.case.id in cases)
         return Cause(
-            self.function, name, ids, len(self.broken), tuple(sorted(partly)), tuple(r.case.id for r in against), shared
-        )
+            self.function, name, ids, len(self.broken), tuple(sorted(partly)), tuple(r.case.id for r in against), shared,
+            value=self.known[name].said if name in self.members else "",
+        )  # fmt: skip
 
     def _unknown(self, left) -> Cause:
         ids = tuple(r.case.id for r in self.broken if r.case.id in left)

@@ -8,11 +8,11 @@ import pytest
 import refattn
 from refattn import masks
 from refattn.positions import Linear, YaRN
-from refattn.testing import compare, constants
+from refattn.testing import check, compare, constants
 from refattn.testing.diagnosis import FITS, Judged, ratio
 from refattn.testing.profiles import profile
 from refattn.testing.rounding import round_to
-from refattn.testing.variants import families, variants
+from refattn.testing.variants import agreed, families, variants
 
 
 def inputs(seed, n, m, d=8, dv=4, lead=(2,), kv_heads=None):
@@ -244,3 +244,23 @@ def test_backward_that_is_always_causal_is_named_although_the_gradient_of_the_sc
         got = wrong.call(**given)._replace(scale=scale)
         for c in compare(got, "attention_vjp", **given):
             assert c.ok or c.explanations[0].name == "gradient/causal_assumed"
+
+
+# --- over a run -----------------------------------------------------------------------------------------------------
+
+
+def test_of_many_cases_the_value_that_nearly_all_allow_is_said():
+    tail = next(f for f, _ in families("attention") if f.example.name == "tail/zeros")
+    members = [tail.member(64, (256,)), tail.member(256), tail.member(256, (512,))]
+    assert (agreed(members).value, agreed(members).said) == (256, "the tile has 256 keys")
+    assert agreed([tail.member(64), tail.member(128)]).said == ""
+
+
+def test_a_run_says_the_number_that_is_used_whatever_is_given():
+    def norm(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
+        return refattn.rms_norm(x, gamma, eps=3e-5, axis=axis, unit_offset=unit_offset)
+
+    report = check(norm, functions=["rms_norm"], dtypes=["float32"])
+    cause = report.causes[0]
+    assert (cause.name, cause.value) == ("eps/other", "eps is 3e-05 whatever is given")
+    assert "broken cases: eps is 3e-05 whatever is given" in str(cause)

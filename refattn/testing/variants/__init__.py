@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -44,6 +45,8 @@ class Variant:
         The number with which it computes, where it is one of many that differ in a number: the size of a tile.
     others : tuple
         Values that give the same results for the inputs for which `value` was found.
+    said : str
+        What `value` means, in words: 'the tile has 256 keys', 'eps is 1e-05 whatever is given'.
     arguments : callable, optional
         From the arguments of a call those by name with which the reference does what the variant does.
     """
@@ -57,6 +60,7 @@ class Variant:
     advice: str = ""
     value: Any = None
     others: tuple = ()
+    said: str = ""
     arguments: Callable | None = None
 
 
@@ -113,12 +117,16 @@ class Family:
         """The variant with one value, for a mask; `others` are values that would do as well."""
         said = self.unit(value, mask) if callable(self.unit) else self.unit.format(_said(value))
         meaning = f"{self.example.meaning} {said}"
+        said = said[:1].lower() + said[1:].removesuffix(".")
         if others and not callable(self.unit):
             more = f" and {len(others) - _SAID} more" if len(others) > _SAID else ""
             meaning += f" These inputs do not tell it from {', '.join(map(_said, others[:_SAID]))}{more}."
-        return replace(self.example, call=self.build(value), meaning=meaning, value=value, others=tuple(others))
+        return replace(
+            self.example, call=self.build(value), meaning=meaning, value=value, others=tuple(others), said=said
+        )
 
 
+_NEARLY_ALL = 0.9  # of the cases must allow a value that is said of all
 _SAID = 4  # so many other values stand in a text
 
 
@@ -184,6 +192,16 @@ def families(function: str) -> list[tuple[Family, Callable[[Variant], Variant]]]
     source, derive = _sources()[function]
     further = [(f, make) for f, make in families(source) if f.example.name not in names]
     return found + [(f, lambda v, make=make: derive(make(v))) for f, make in further]
+
+
+def agreed(members: list[Variant]) -> Variant:
+    """Of variants of one name, each with the value that one case gave, the one with the value that most cases allow."""
+    votes = Counter(value for v in members for value in (v.value, *v.others))
+    most = max(votes.values())
+    leading = Counter(v.value for v in members if votes[v.value] == most)
+    value = max(leading, key=leading.__getitem__, default=members[0].value)
+    chosen = next(v for v in members if v.value == value)
+    return chosen if votes[value] >= _NEARLY_ALL * len(members) else replace(chosen, said="")
 
 
 @cache

@@ -44,17 +44,8 @@ def _dense_of(q, k, mask, options):
     return dense(mask, q.shape[-2], k.shape[-2], *given)
 
 
-def _of_keys(n, m, mask=None):
-    above = next((t for t in SIZES if t > m), None)  # which leaves no tile at all, as any longer one does
-    return [t for t in SIZES if t <= m or t == above]
-
-
-def _of_padding(n, m, mask=None):
+def _all_sizes(n, m, mask=None):
     return SIZES
-
-
-def _of_rows(n, m, mask=None):
-    return [t for t in SIZES if t < 2 * n]
 
 
 _KEYS = "The tile has {} keys."
@@ -63,7 +54,7 @@ _KEYS = "The tile has {} keys."
 # --- keys at the end ------------------------------------------------------------------------------------------------
 
 
-@family("tail/dropped", "ATTN-OUT", "attention", example=16, values=_of_keys, unit=_KEYS)
+@family("tail/dropped", "ATTN-OUT", "attention", example=16, values=_all_sizes, unit=_KEYS)
 def tail_dropped(tile):
     """The last keys, which do not fill a tile, are left out."""
 
@@ -98,7 +89,7 @@ def _padded(tile, fill):
 
 
 @family(
-    "tail/zeros", "ATTN-OUT", "attention", example=16, values=_of_padding, unit=_KEYS,
+    "tail/zeros", "ATTN-OUT", "attention", example=16, values=_all_sizes, unit=_KEYS,
     seen=["huggingface/transformers#45940", "flashinfer-ai/flashinfer#3716"],
 )  # fmt: skip
 def tail_zeros(tile):
@@ -107,7 +98,7 @@ def tail_zeros(tile):
 
 
 @family(
-    "softcap/after_padding", "ATTN-ORDER", "attention", example=16, values=_of_padding, unit=_KEYS,
+    "softcap/after_padding", "ATTN-ORDER", "attention", example=16, values=_all_sizes, unit=_KEYS,
     seen=["ggml-org/llama.cpp#29034"],
 )  # fmt: skip
 def softcap_after_padding(tile):
@@ -246,13 +237,8 @@ def _whole_tiles(sizes):
 
 
 def _pairs_of_sizes(n, m, mask=None):
-    squares = [(t, t) for t in SIZES if t < 2 * max(n, m)]
-    usual = [t for t in (16, 32, 64, 128) if t < 2 * max(n, m)]
-    return [
-        *squares,
-        *((a, b) for a, b in itertools.product(usual, usual) if a != b),
-        *((1, t) for t in _of_keys(n, m)),
-    ]
+    usual = itertools.permutations((16, 32, 64, 128), 2)
+    return [*((t, t) for t in SIZES), *usual, *((1, t) for t in SIZES)]
 
 
 def _window_by_tiles(sizes):
@@ -268,12 +254,12 @@ def _window_by_tiles(sizes):
 _ROWS = "The tile has {} rows."
 _BOTH = "The tile has {} queries and keys."
 _of_mask(
-    "mask/of_last_row", _of_rows, _ROWS,
+    "mask/of_last_row", _all_sizes, _ROWS,
     "The mask is decided once for a tile of queries, by its last: earlier ones see what only that may see.",
     array=_last_row, seen=["pytorch/pytorch#195910"],
 )  # fmt: skip
 _of_mask(
-    "mask/of_first_row", _of_rows, _ROWS,
+    "mask/of_first_row", _all_sizes, _ROWS,
     "The mask is decided once for a tile of queries, by its first: later ones see only what that may see.",
     array=_first_row,
 )  # fmt: skip
