@@ -95,10 +95,10 @@ def attention_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         sizes = {"h": h, "n": n, "m": m, "d": draw.between(1, 40), "dv": draw.between(1, 40)}
         arguments = drawn(draw, **sizes, d_lse=bool(draw.between(0, 1))) | options(draw, h, n, m)
         yield f"random_{number:04}", ("GRAD-EXACT",), arguments
-    for shape in ("square", "cached"):
-        n, m = SHAPES[shape]
+    for place in ("square", "cached"):
+        n, m = SHAPES[place]
         for name, rule in every_rule(n, m).items():
-            yield f"rule_{name}_{shape}", ("GRAD-MASK",), {**drawn(draw, h=2, n=n, m=m), "mask": rule}
+            yield f"rule_{name}_{place}", ("GRAD-MASK",), {**drawn(draw, h=2, n=n, m=m), "mask": rule}
     for name, given in emptied_rows(draw):
         yield f"emptied_by_{name}", ("GRAD-EMPTY",), {**drawn(draw, d_lse=True), **given}
     yield "square", ("GRAD-EXACT",), drawn(draw, n=6, m=6, d=6, dv=6)

@@ -56,6 +56,7 @@ def layer(draw: Draw, packed: bool = False, h: int = 4, g: int = 2, d: int = 8, 
     b = {name: draw.normal(width) for name, width in widths.items()}
     last = {"w_o": draw.normal(h * dv, 6, scale=0.3), "b_o": draw.normal(6)}
     norms = {"q_norm": draw.normal(d), "k_norm": draw.normal(d)}
+    params: PackedMultiHeadParams | MultiHeadParams
     if packed:
         whole = {"w_qkv": np.concatenate(list(w.values()), axis=1), "b_qkv": np.concatenate(list(b.values()))}
         params = PackedMultiHeadParams(**whole, **last, **norms)

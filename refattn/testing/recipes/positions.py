@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def scalings(pairs: int = 4) -> dict:
 
     Kills a field that is ignored, such as an attention factor that a configuration states.
     """
-    long = {
+    long: dict[str, Any] = {
         "short_factors": tuple(1.0 + 0.125 * n for n in range(pairs)),
         "long_factors": tuple(1.0 + n * n for n in range(pairs)),
         "original_length": 512,
