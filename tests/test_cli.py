@@ -77,6 +77,9 @@ def test_a_library_that_is_not_installed_is_exit_code_3(capsys, monkeypatch):
     monkeypatch.setitem(adapters._KNOWN, "torch", ("pytorch", ("no_such_library",)))
     assert main(["check", "torch"]) == 3
     assert "torch needs no_such_library; try: pip install no_such_library" in capsys.readouterr().err
+    monkeypatch.setitem(adapters._KNOWN, "torch", ("line_protocol", ()))  # whose name `adapter` is gone, say
+    assert main(["check", "torch"]) == 3
+    assert "torch: its adapter fails: AttributeError: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["mechanisms", "functions", "clauses", "variants", "targets", "precisions", "masks"])

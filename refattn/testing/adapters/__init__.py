@@ -190,12 +190,25 @@ def get(name: str, function: str | None = None, *, precision: str | None = None,
     if name in _KNOWN:
         if absent := missing(name):
             raise NotInstalled(f"{name} needs {' and '.join(absent)}; try: pip install {' '.join(absent)}")
-        return _imported(f"{__name__}.{_KNOWN[name][0]}", name).adapter(name)
+        return _made(name)
     if name.startswith(PROCESS):
         from refattn.testing.adapters.line_protocol import LineAdapter
 
         return LineAdapter(name.removeprefix(PROCESS), precision=precision)
     return CallableAdapter(_attribute(name), function or "attention", precision or "float32", layout, name=name)
+
+
+def _made(name):
+    """The adapter of that name; what it needs of its library may be gone with a release."""
+    from refattn.testing.adapters.guard import told
+
+    module = _imported(f"{__name__}.{_KNOWN[name][0]}", name)
+    try:
+        return module.adapter(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise NotAvailable(f"{name}: its adapter fails: {told(error)}") from error
 
 
 def _attribute(name):
