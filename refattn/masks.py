@@ -117,6 +117,10 @@ class Mask:
         backend.rank("k_positions", j, 1, "(..., M)")
         backend.broadcast("leading axes", q_positions=i.shape[:-1], k_positions=j.shape[:-1])
         backend.near(xp, q_positions=i, k_positions=j)
+        return self._evaluated(xp, i, j)
+
+    def _evaluated(self, xp, i, j):
+        """The rule for positions (..., N) and (..., M) that have been checked."""
         i, j = i[..., :, None], j[..., None, :]
         allowed = backend.boolean(xp, **{"the rule's result": self._rule(i, j)})
         whole = (i.shape[-2], j.shape[-1])
@@ -173,7 +177,7 @@ class Mask:
         arguments.room(_BYTES_A_PAIR * n * m + 64 * (n + m), n=n, m=m)
         like = self._like(like=like, q_positions=q_positions, k_positions=k_positions)
         q_positions, k_positions = positions_of(n, m, q_positions, k_positions, like=like)
-        return self.block(q_positions, k_positions, like=like)
+        return self._evaluated(backend.namespace(like=like), q_positions, k_positions)
 
     def rewritten(self, change):
         """The same combination of other rules.
@@ -271,7 +275,8 @@ def positions_of(n, m, q_positions=None, k_positions=None, *, like):
         if positions.ndim == 0 or positions.shape[-1] != count:
             raise ValueError(f"{name}_positions has shape {tuple(positions.shape)}; it must be (..., {letter}={count})")
     backend.broadcast("leading axes", q_positions=q.shape[:-1], k_positions=k.shape[:-1])
-    backend.near(xp, q_positions=q, k_positions=k)
+    given = {"q_positions": (q_positions, q), "k_positions": (k_positions, k)}
+    backend.near(xp, **{name: x for name, (own, x) in given.items() if own is not None})  # defaults are near
     return q, k
 
 
