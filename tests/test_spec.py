@@ -170,7 +170,7 @@ FLOORS = [
     ["heads"],
     ["gradients", "cache"],
     ["tiled", "latent"],
-    ["testing", "conformance", "cli"],
+    ["testing", "conformance", "cli", "console"],
 ]
 
 
