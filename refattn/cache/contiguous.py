@@ -167,11 +167,11 @@ class HeldLatents(NamedTuple):
         _, shapes, _ = checked_tokens(held, *held.values())
         checked_tokens(("latents", "rope_keys"), latents, rope_keys, shapes, self.latents)
         # Nothing is cut here, as it would be in memory of one dtype: all become the widest.
-        xp, *both = backend.floating(**held, latents=latents, rope_keys=rope_keys)
-        before, new = both[:2], both[2:]
+        xp, *before, latents, rope_keys = backend.floating(**held, latents=latents, rope_keys=rope_keys)
         end = self.length + latents.shape[-2]
         return CachedLatents(
-            *(xp.concat([old, more], axis=-2) for old, more in zip(before, new, strict=True)),
+            xp.concat([before[0], latents], axis=-2),
+            xp.concat([before[1], rope_keys], axis=-2),
             backend.arange(xp, 0, end, latents),
             backend.arange(xp, self.length, end, latents),
         )
