@@ -441,7 +441,7 @@ def mask_forgotten(d_out, q, k, v, mask=None, **options):
 )
 def causal_assumed(d_out, q, k, v, mask=None, **options):
     """Without a mask backward is causal, forward is not: it makes the weights again from the log-sum-exp of all keys."""
-    if mask is not None or k.shape[-2] < 2 or not q.shape[-2]:
+    if mask is not None or not k.shape[-2] or not q.shape[-2]:
         raise NotApplicable
     backward = masks.causal().dense(
         q.shape[-2], k.shape[-2], q_positions=options.get("q_positions"), k_positions=options.get("k_positions")
