@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from refattn import backend
 from refattn.testing.bounds import bound
 from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, explanations
 from refattn.testing.distances import ratio, same
@@ -233,21 +234,20 @@ def compare(
 
         return presets.compare(actual, preset, function, *args, precision=precision, tier=tier, **kwargs)
     chosen = profile(precision)
-    if tier not in TIERS:
-        raise ValueError(f"tier is {tier!r}; it must be one of {', '.join(TIERS)}")
+    backend.choice("tier", tier, TIERS)
     name = name_of(function)
     args, kwargs = in_float64(args), in_float64(kwargs)
     with np.errstate(all="ignore"):
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
-    got = {key: None if x is None else to_numpy(x) for key, x in named.items()}
+    got = {key: None if x is None else _taken(key, x) for key, x in named.items()}
     gradients = name.endswith(GRADIENTS)
     needed = [key for key in bounds if not gradients or given_as_array(name, key, args, kwargs)]
     none = [key for key in needed if is_none(key, got)]
     missing = [key for key in needed if key not in got and key not in none]
     if missing and not (isinstance(actual, dict) and any(key in got for key in bounds)):
         raise Incomplete(
-            f"{name} returns {', '.join(bounds)} here, the given result has only {', '.join(got) or 'nothing'}"
+            f"{name} returns {', '.join(bounds)} here, the given result has only {', '.join(map(str, got)) or 'nothing'} (actual)"
         )
     found = []
     for key in (key for key in bounds if got.get(key) is not None):
@@ -339,6 +339,17 @@ def _missing(name, key, limits, chosen) -> Comparison:
         name, key, chosen.name, MISSING, size=limits.value.size, outside=limits.value.size, want=limits.value.shape,
         hard=np.inf,
     )  # fmt: skip
+
+
+def _taken(key, x):
+    """An array of the result that is compared."""
+    try:
+        x = to_numpy(x)
+    except TypeError as error:
+        raise TypeError(f"actual, its {key}: {error}") from None
+    if x.dtype.kind not in "biufc":
+        raise TypeError(f"actual, its {key}, has dtype {x.dtype.name}; it must hold numbers or truth values")
+    return x
 
 
 def _compare(name, key, got, limits, chosen: Profile, tier, of_call) -> Comparison:

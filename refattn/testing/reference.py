@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import types
 
 import numpy as np
 
 import refattn
+from refattn import backend
 from refattn.masks import Mask
 from refattn.testing.rounding import format_named
 
@@ -34,6 +36,8 @@ def to_numpy(x) -> np.ndarray:
     >>> to_numpy(np.array([1.5], dtype=np.float16))
     array([1.5])
     """
+    if isinstance(x, type | types.ModuleType):
+        raise TypeError(f"x, {backend.shown(x)}, is no array")
     family = type(x).__module__.partition(".")[0]
     if family == "torch":
         x = x.detach().cpu()
@@ -47,7 +51,7 @@ def to_numpy(x) -> np.ndarray:
     elif not isinstance(x, np.ndarray | np.generic | int | float):
         if not (hasattr(x, "__array__") or hasattr(x, "__dlpack__")):
             raise TypeError(
-                f"{type(x).__module__}.{type(x).__name__} is no array: it has neither __array__ nor __dlpack__"
+                f"x, a {type(x).__module__}.{type(x).__name__}, is no array: it has neither __array__ nor __dlpack__"
             )
         try:
             x = np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)

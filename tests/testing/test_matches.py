@@ -63,7 +63,7 @@ def test_the_tiers():
         assert_matches(lost, refattn.attention, q, k, v, precision="bfloat16")
     assert "keys/last_dropped" in str(caught.value)
     assert "The hard bound holds" in str(caught.value)
-    with pytest.raises(ValueError, match="tier is 'soft'; it must be one of auto, hard, statistical"):
+    with pytest.raises(ValueError, match="tier is 'soft'; it must be one of 'auto', 'hard', 'statistical'"):
         assert_matches(lost, refattn.attention, q, k, v, tier="soft")
 
 

@@ -71,5 +71,5 @@ def test_bits_of_every_number_of_a_format(name, bits):
 
 
 def test_bits_of_the_wrong_width_are_refused():
-    with pytest.raises(TypeError, match="int64 cannot hold the bits of bfloat16"):
+    with pytest.raises(TypeError, match="bits has dtype int64, which cannot hold the bits of bfloat16"):
         from_bits(np.array([1]), "bfloat16")
