@@ -136,7 +136,7 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     for number in range(count(effort, 4, 24, 400)):
         yield f"random_{number:04}", ("ATTN-OUT",), random_attention(draw)
     for name, n, m, options in rules_everywhere():
-        yield f"rule_{name}", ("ATTN-MASK",), {**plain(draw, h=2, n=n, m=m), **options}
+        yield f"rule_{name}", ("ATTN-MASK",), {**plain(draw, h=1, n=n, m=m), **options}
     for name, options in emptied_rows(draw):
         yield f"emptied_by_{name}", ("ATTN-EMPTY",), {**plain(draw), **options, "return_lse": True}
     for name, n, m, options in broadcast_forms(draw):

@@ -40,7 +40,7 @@ def every_rule(n: int, m: int) -> dict[str, masks.Mask]:
 
 
 def rules_everywhere() -> Iterator[tuple[str, int, int, dict]]:
-    """(name, N, M, options): every rule alone and with causality, at every shape, and at positions amid the keys.
+    """(name, N, M, options): every rule alone at every shape and at positions amid the keys, and with causality.
 
     Kills whatever lays a rule's data on queries for keys, reads it from the first query on instead of the last N of M
     positions, takes one sequence's data for all, or loses it beside causality.
@@ -48,7 +48,8 @@ def rules_everywhere() -> Iterator[tuple[str, int, int, dict]]:
     for shape, (n, m) in SHAPES.items():
         for name, rule in every_rule(n, m).items():
             yield f"{name}_{shape}", n, m, {"mask": rule}
-            yield f"{name}_causal_{shape}", n, m, {"mask": masks.causal() & rule}
+            if shape != "long":
+                yield f"{name}_causal_{shape}", n, m, {"mask": masks.causal() & rule}
     amid = {"q_positions": np.arange(4) + 7}  # part of a prompt: keys before and behind
     for name, rule in every_rule(6, 13).items():
         yield f"{name}_amid", 4, 13, {"mask": rule, **amid}
