@@ -137,8 +137,8 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         yield f"random_{number:04}", ("ATTN-OUT",), random_attention(draw)
     for name, n, m, options in rules_everywhere():
         yield f"rule_{name}", ("ATTN-MASK",), {**plain(draw, h=1, n=n, m=m), **options}
-    for name, options in emptied_rows(draw):
-        yield f"emptied_by_{name}", ("ATTN-EMPTY",), {**plain(draw), **options, "return_lse": True}
+    for name, options in emptied_rows(draw, 1):
+        yield f"emptied_by_{name}", ("ATTN-EMPTY",), {**plain(draw, h=1), **options, "return_lse": True}
     for name, n, m, options in broadcast_forms(draw):
         yield f"form_{name}", ("ATTN-BROADCAST",), {**plain(draw, n=n, m=m), **options}
 
