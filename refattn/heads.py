@@ -97,7 +97,7 @@ class PackedMultiHeadParams(NamedTuple):
         if width < 1 or width * (heads + kv_heads) + values != columns:
             raise ValueError(
                 f"w_qkv has {columns} columns; with H={heads}, G={kv_heads} and Dv={values // kv_heads}"
-                " (from the rows of w_o) they must be H·D + G·D + G·Dv"
+                " (from the rows of w_o) they must be H·D + G·D + G·Dv, for these heads and kv_heads"
             )
         ends = heads * width, (heads + kv_heads) * width
         _vector("b_qkv", self.b_qkv, columns, "the columns of w_qkv")

@@ -92,7 +92,7 @@ def test_the_reference_in_float32_is_within_its_float32_bound(case):
 def test_rounded_operands_are_within_the_bound_of_a_narrow_format(case, precision, monkeypatch):
     arguments = {name: narrowed(x, np.float32) for name, x in case.arguments.items()}
     kernel, library = Rounding(precision), backend._library
-    monkeypatch.setattr(backend, "_library", lambda x: kernel if library(x) is np else library(x))
+    monkeypatch.setattr(backend, "_library", lambda x, name="x": kernel if library(x) is np else library(x))
     assert furthest(case, precision, lambda: function_named(case.function)(**arguments)) <= 1
 
 
