@@ -21,7 +21,7 @@ from refattn.testing.names import FUNCTIONS, function_named, meant
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
-from refattn.testing.returned import SEVERAL, by_name
+from refattn.testing.returned import GRADIENTS, SEVERAL, by_name
 from refattn.testing.rounding import round_to
 from refattn.testing.stages import stages_of
 from refattn.testing.vectors import results
@@ -113,7 +113,9 @@ def check(
         report.options = {"function": function, "precision": precision, "layout": layout}
     entries = in_force(allow or [], adapter.name, adapter.version)
     report.measured = measured_on(allow or [], adapter.name, adapter.version)
-    started, used, explained = time.perf_counter(), set(), Counter()
+    started = time.perf_counter()
+    used: set[Allowance] = set()
+    explained: Counter[str] = Counter()
     listed = {entry.function for entry in entries}  # what may be known is looked up by its name, so it must have one
     try:
         for number, case in enumerate(cases):
@@ -257,7 +259,8 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Resu
 def _read(case, returned):
     """The results by name, as arrays of numbers; None where a gradient was returned as None."""
     named = by_name(case.function, returned, lambda: function_named(case.function)(**case.arguments))
-    found = {name: None if x is None else to_numpy(x) for name, x in named.items()}
+    gradients = case.function.endswith(GRADIENTS)
+    found = {name: None if x is None and gradients else to_numpy(x) for name, x in named.items()}
     for name, x in found.items():
         if x is not None and x.dtype.kind not in "fiub":
             raise TypeError(f"{name} is of dtype {x.dtype}, which holds no numbers")

@@ -240,8 +240,8 @@ def compare(
     with np.errstate(all="ignore"):
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
-    got = {key: None if x is None else _taken(key, x) for key, x in named.items()}
     gradients = name.endswith(GRADIENTS)
+    got = {key: None if x is None and gradients else _taken(key, x) for key, x in named.items()}
     needed = [key for key in bounds if not gradients or given_as_array(name, key, args, kwargs)]
     none = [key for key in needed if is_none(key, got)]
     missing = [key for key in needed if key not in got and key not in none]
@@ -252,9 +252,8 @@ def compare(
     found = []
     for key in (key for key in bounds if got.get(key) is not None):
         c = _compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs))
-        of_call = chosen, args, kwargs, c.tier, not c.ok
         values = _numbers(got[key]), _numbers(bounds[key].value), _limit(bounds[key], c)
-        found.append(replace(c, judged=Judged(name, key, *values, *of_call)))
+        found.append(replace(c, judged=Judged(name, key, *values, chosen, args, kwargs, c.tier, not c.ok)))
     lacking = [_missing(name, key, bounds[key], chosen) for key in none]
     if explain and not all(c.ok for c in found):
         found = explained(found, actual)
@@ -268,7 +267,7 @@ def explained(found: list[Comparison], actual) -> list[Comparison]:
         return found
     if reason := _unrounded(actual, wrong[0]):
         return [c if c.ok else replace(c, reason=reason) for c in found]
-    causes = explanations([c.judged for c in found])
+    causes = explanations([c.judged for c in found if c.judged is not None])
     return [c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found]
 
 

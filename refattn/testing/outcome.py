@@ -109,7 +109,7 @@ class Result:
         deviation, clause = diagnosis(self.case, result.wrong[0])
         lines = [str(c) for c in comparisons if not c.ok]
         nearly = next((e for e in result.wrong[0].explanations if e.name == name and e.variant), None)
-        if nearly is not None and deviation != name:
+        if nearly is not None and nearly.variant is not None and deviation != name:
             deviation, clause = nearly.name, nearly.variant.clause
             lines.append(
                 f"All but a hundredth of it is {name}: {nearly.variant.meaning} Something smaller is wrong too."

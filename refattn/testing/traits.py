@@ -47,11 +47,11 @@ def _rules(mask):
 
 
 def _of_sizes(arguments):
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name, letters in _SIZES.items():
-        shape = np.shape(arguments.get(name)) if isinstance(arguments.get(name), np.ndarray) else ()
-        if len(shape) >= 2:
-            sizes |= dict(zip(letters, (shape[-1], shape[-2]), strict=True))
+        given = arguments.get(name)
+        if isinstance(given, np.ndarray) and given.ndim >= 2:
+            sizes |= dict(zip(letters, given.shape[:-3:-1], strict=True))
     said = set()
     for letter, size in sizes.items():
         said.add(f"{letter} > 1" if size > 1 else f"{letter} < 2")

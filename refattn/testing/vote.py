@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,8 @@ def settled(results: list) -> tuple[list, list[Cause]]:
     ----------
     results : list of Result
     """
-    renamed, causes = {}, []
+    renamed: dict[tuple[str, str], Any] = {}
+    causes: list[Cause] = []
     for function in dict.fromkeys(r.case.function for r in results):
         own = [r for r in results if r.case.function == function]
         broken = [r for r in own if r.status in ("broken", "known") and _wrong(r) and not r.case.relation]
@@ -193,7 +195,8 @@ class _Vote:
 
     def _smallest(self) -> tuple[dict[str, set], set]:
         chosen: dict[str, set] = {}
-        left, causes = set(self.fits), set()
+        left = set(self.fits)
+        causes: set[str] = set()
         while left:
             votes = Counter(n for i in left for n in self.fits[i] if not n.startswith(_PRECISION) and n != SMALL_VALUES)
             # fewest new causes first, then most cases; a pair whose halves are chosen already costs nothing

@@ -183,7 +183,7 @@ def _layer_norm(machine, style, draw, kind, fmt):
 def _rms_norm(machine, style, draw, kind, fmt):
     x = _rows(draw, kind, fmt, 4, int(draw.integers(1, 130)))
     gamma, _ = _gains(draw, fmt, x.shape[-1])
-    eps, offset = float(draw.choice([1e-6, 1e-2])), bool(draw.integers(2))
+    eps, offset = float(draw.choice([1e-6, 1e-2])), bool(draw.integers(2)) and gamma is not None
     low, number = x.astype(machine.number), machine.number
     square = machine.sum(low * low) / number(x.shape[-1])
     y = _store(machine, low * _inverse_root(machine, square + number(eps)))
