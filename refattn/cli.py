@@ -69,7 +69,7 @@ examples:
 
 
 DIFF_EPILOG = """\
-exit codes: 0 nothing changed, 1 something did, 2 wrong usage
+exit codes: 0 nothing changed, 1 something did, 2 wrong usage (no report, or no target in both)
 
 examples:
   refattn check mypackage.kernels:flash --json old.json     # and after the upgrade, or the rewrite: new.json
@@ -137,7 +137,9 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         help="what module:function promises to round and where (default: float32); of an adapter, check only this dtype",
     )
-    check.add_argument("--effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases")
+    check.add_argument(
+        "--effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases (default: standard)"
+    )
     check.add_argument("--seed", type=_natural, default=0, help="of the random cases")
     check.add_argument(
         "--case", default="*", metavar="PATTERN", help="only cases whose id matches, as a failure prints it"
@@ -176,14 +178,16 @@ def parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("id", help="the case, as a report prints it")
     replay.add_argument("target", nargs="?", help="the implementation, as for check")
-    replay.add_argument("--impl", metavar="TARGET", help="the same")
+    replay.add_argument("--impl", metavar="TARGET", help="another way to name the target")
     replay.add_argument("--function", help="which reference function module:function implements (default: attention)")
     replay.add_argument(
         "--layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes that module:function wants"
     )
     replay.add_argument("--precision", help="what module:function promises to round and where (default: float32)")
-    replay.add_argument("--effort", choices=["smoke", "standard", "full"], default="standard", help="of that check")
-    replay.add_argument("--seed", type=_natural, default=0, help="of that check")
+    replay.add_argument(
+        "--effort", choices=["smoke", "standard", "full"], default="standard", help="of the check that reported it"
+    )
+    replay.add_argument("--seed", type=_natural, default=0, help="of the check that reported it")
     replay.add_argument("--save", metavar="FILE", help="write inputs, expected results and bounds as .npz")
     replay.add_argument(
         "--minimize", action="store_true", help="find the smallest case that fails so, and print it as a program"
@@ -192,8 +196,8 @@ def parser() -> argparse.ArgumentParser:
     how_large = commands.add_parser(
         "tolerance",
         help="how large an atol and an rtol must be, and which bugs they let pass",
-        description="How far a correct kernel can be from exact for given inputs, the tightest atol and rtol that accuse"
-        " none, and the known bugs that these let pass. Inputs are normal numbers, or those of a file.",
+        description="How far a correct kernel can be from exact for given inputs, the tightest atol and rtol that accuse\n"
+        "none, and the known bugs that these let pass. Inputs are normal numbers, or those of a file.",
         epilog=TOLERANCE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -221,15 +225,17 @@ def parser() -> argparse.ArgumentParser:
     diff = commands.add_parser(
         "diff",
         help="what changed between two reports",
-        description="What changed between two reports of check --json, or of check --all --json: deviations that came, went"
-        " or show in other cases, by clause and by name. A deviation counts whether a list knows it or not.",
+        description="What changed between two reports of check --json, or of check --all --json: deviations that came, went\n"
+        "or show in other cases, by clause and by name. A deviation counts whether a list knows it or not.",
         epilog=DIFF_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     diff.add_argument("old", metavar="OLD.json")
     diff.add_argument("new", metavar="NEW.json")
 
-    listing = commands.add_parser("list", help="list mechanisms, functions, clauses, variants, targets or profiles")
+    listing = commands.add_parser(
+        "list", help="list mechanisms (default), functions, clauses, targets, precisions and more"
+    )
     listing.add_argument(
         "what",
         nargs="?",
@@ -489,6 +495,7 @@ def _identify(options):
 
 
 def _tolerance(options):
+    from refattn.testing.outcome import in_one_line
     from refattn.testing.tolerance_inputs import inputs
     from refattn.testing.tolerances import tolerance
 
@@ -497,7 +504,8 @@ def _tolerance(options):
             options.function, options.shape, precision=options.precision, archive=options.inputs, mask=options.mask,
             options=options.option, seed=options.seed,
         )  # fmt: skip
-        console.say(str(tolerance(options.function, precision=options.precision, **given)))
+        found = tolerance(options.function, precision=options.precision, **given)
+        console.say(f"inputs: {in_one_line(given)}\n\n{found}")
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
         return _fail(error, USAGE)
     except MemoryError:

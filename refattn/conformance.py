@@ -170,7 +170,7 @@ class Case(Judged):
         first = state.shown.setdefault((self.case.function, result.deviation, gist(result.raised)), self.case.id)
         if first != self.case.id:
             return "\n".join([f"{result.deviation}, as in {first}", result.message.splitlines()[0], f"Again: {again}"])
-        inputs = f"Inputs: {smallest(self.case)}"
+        inputs = f"Inputs: {smallest(result.case)}"
         return "\n".join([f"{result.deviation} (breaks {result.clause})", result.message, inputs, f"Again: {again}"])
 
 

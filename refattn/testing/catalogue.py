@@ -12,7 +12,7 @@ from refattn.testing import adapters, expressions, presets, vectors
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
 from refattn.testing.formulas import in_text
 from refattn.testing.names import FUNCTIONS, RULES, function_named, rule_named
-from refattn.testing.profiles import PROFILES
+from refattn.testing.profiles import PROFILES, Profile
 from refattn.testing.variants import variants
 
 LONGEST_NAME = 100  # what is longer is no name with a slip in it
@@ -72,11 +72,19 @@ def listing(what: str) -> list[tuple[str, str]]:
         installed = adapters.installed()
         return [(name, "installed" if name in installed else "not installed") for name in adapters.NAMES]
     if what == "precisions":
-        return [
-            (p.name, f"{p.order} order, out {p.out.name}, weights {p.weights.name if p.weights else 'not rounded'}")
-            for p in PROFILES.values()
-        ]
+        return [(p.name, _rounding(p)) for p in PROFILES.values()]
     return [(name, _summary(f)) for name, f in rules().items()]
+
+
+_ORDERS = {"flash": "flash (divides last)", "eager": "eager (divides before the values)"}
+
+
+def _rounding(p: Profile) -> str:
+    """What a kernel of a profile rounds, and where, in one line."""
+    steps = (("operands", p.operands), ("scores", p.scores), ("weights", p.weights), ("out", p.out))
+    rounded = ", ".join(f"{what} {form.name}" for what, form in steps if form)
+    scaled = f"; weights are multiplied by {p.prescale:g} before" if p.prescale != 1 else ""
+    return f"{_ORDERS[p.order]}; rounds {rounded}{scaled}"
 
 
 def shown(name: str, n: int = 16, m: int = 16) -> str:

@@ -406,7 +406,7 @@ def as_text(found: Identification, width: int = 118) -> str:
         "   as the reference   * another convention, by its variant and clause   - refused   ? none that is known",
     ]
     if left := [f.point for f in found.findings if f.answer == NOT_ASKED]:
-        lines += textwrap.wrap(f"not asked, for what they need is missing: {', '.join(left)}", width)
+        lines += textwrap.wrap(f"not asked, because it lacks what they need: {', '.join(left)}", width)
     if found.agreements:
         lines += ["", *_nearest(found.agreements)]
     return "\n".join(lines)

@@ -172,8 +172,9 @@ class Comparison:
         if best.variant is None:
             return [f"Another precision explains it: {best.name}, within {best.fit:.2g}x of its bound."]
         head = (
-            f"Rounding does not explain it; this does: {best.name} (clause {best.variant.clause}), which fits within"
-            f" {best.fit:.2g}x of the bound" + (f"; the next best is {_times(rest[0].fit)} away." if rest else ".")
+            f"Rounding does not explain it; this does: {best.name} (clause {best.variant.clause}), which fits"
+            + (f" within {best.fit:.2g}x of the bound" if best.fit else " exactly")
+            + (f"; the next best is {_times(rest[0].fit)} away." if rest else ".")
         )
         return self._named(best, head, alike)
 

@@ -251,8 +251,13 @@ def gist(text: str) -> str:
 
 def smallest(case: CheckCase) -> str:
     """A case in one line: the shapes and options that it is made of."""
+    return in_one_line(case.arguments)
+
+
+def in_one_line(arguments: dict) -> str:
+    """The shapes and options of a call."""
     parts = []
-    for name, value in case.arguments.items():
+    for name, value in arguments.items():
         if isinstance(value, np.ndarray):
             parts.append(f"{name} {'x'.join(map(str, value.shape)) or 'scalar'}")
         elif isinstance(value, Mask):

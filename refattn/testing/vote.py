@@ -80,7 +80,7 @@ class Cause:
         if self.name == UNKNOWN:
             if not self.shared:
                 return f"{UNKNOWN}: {of}"
-            beside = f"as {self.others} that hold" if self.others else "as no case that holds"
+            beside = f"as in {self.others} that hold" if self.others else "which no case that holds has"
             return f"{UNKNOWN}: {of}; all have {', '.join(self.shared)}, {beside}"
         text = f"{self.name} explains {of}" + (f": {self.value}" if self.value else "")
         if self.partly:

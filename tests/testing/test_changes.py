@@ -52,6 +52,15 @@ def test_what_came_is_named_with_its_clause_and_a_command_and_what_went_by_name(
     assert "gone\n    scale/ignored in attention: " in said.out
 
 
+def test_releases_stand_in_the_head_where_there_are_any(files, tmp_path, capsys):
+    assert diff(files, "no_sinks", "no_sinks", capsys)[1].out.startswith("mine\n")
+    report = json.loads((files / "no_sinks.json").read_text())
+    report["target"]["version"] = "1.2"
+    (tmp_path / "new.json").write_text(json.dumps(report))
+    main(["diff", str(files / "no_sinks.json"), str(tmp_path / "new.json")])
+    assert capsys.readouterr().out.startswith("mine (no version) -> 1.2\n")
+
+
 def test_what_becomes_supported_is_said(files, capsys):
     code, said = diff(files, "no_sinks", "nothing_refused", capsys)
     assert code == 1

@@ -96,6 +96,8 @@ def test_a_wrong_kernel_is_told_what_is_wrong_without_a_traceback(judge):
     summary = output[output.index("refattn: kernels:top_left") :]
     assert re.search(r"causal/top_left \(breaks ATTN-ALIGN\): \d+ cases", summary)
     assert output.count("Seen in:") == 1, "the second case of the same deviation refers to the first"
+    assert "Inputs: q " in output
+    assert "return_lse" not in output, "the inputs are those that it was given"
 
 
 def test_the_printed_command_shows_the_failure_again(judge):

@@ -38,6 +38,14 @@ def test_profiles_whose_bound_is_the_failed_one_do_not_explain_each_other():
         assert not [e.name for e in found.explanations if e.fit <= 2 and e.name.startswith("float32")]
 
 
+def test_what_fits_without_an_error_is_said_to_fit_exactly():
+    q, k, v = (np.array(x) for x in ([[1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]], [[0.0], [2.0]]))
+    got = np.array([[0.0]])
+    assert "causal/top_left (clause ATTN-ALIGN), which fits exactly" in message(
+        got, refattn.attention, q, k, v, mask=masks.causal(), precision="float32"
+    )
+
+
 def test_inputs_that_hold_no_numbers_of_the_format_are_the_reason():
     q, k, v = (3 * x for x in qkv(n=33))
     low = [round_to(x, "bfloat16") for x in (q, k, v)]

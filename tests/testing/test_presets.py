@@ -151,6 +151,12 @@ def test_a_name_that_is_none_is_refused_with_what_is_near():
     assert {name for name, _ in catalogue.listing("presets")} == set(presets.names())
 
 
+def test_no_two_precisions_are_described_alike():
+    listed = catalogue.listing("precisions")
+    assert len({text for _, text in listed}) == len(listed)
+    assert "multiplied by 256" in dict(listed)["float8"]
+
+
 def test_two_changes_of_what_comes_out_follow_one_another():
     q, k = np.zeros((1, 2)), np.zeros((3, 2))
     mask = np.zeros((1, 3), dtype=bool)

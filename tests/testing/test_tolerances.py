@@ -110,7 +110,10 @@ def test_bounds_take_a_function_and_the_name_of_a_precision():
 )
 def test_the_command_draws_inputs_of_given_sizes(arguments, capsys):
     assert main(["tolerance", *arguments]) == 0
-    assert "tightest tolerance, hard bound" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tightest tolerance, hard bound" in said
+    assert said.startswith("inputs: ")
+    assert "x" in said.splitlines()[0].removeprefix("inputs: "), "the sizes"
 
 
 def test_the_command_reads_the_inputs_of_a_case(tmp_path, capsys):

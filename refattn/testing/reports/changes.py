@@ -125,8 +125,8 @@ def _differ(found) -> bool:
 def _told(old, new):
     """One target's changes."""
     found = changes(old, new)
-    versions = [report["target"]["version"] for report in (old, new)]
-    lines = [f"{new['target']['name']} {versions[0]} -> {versions[1]}"]
+    name, was, now = new["target"]["name"], old["target"]["version"], new["target"]["version"]
+    lines = [f"{name} {was or '(no version)'} -> {now or '(no version)'}" if was or now else name]
     if other := [name for name in ("effort", "seed", "options") if old[name] != new[name]]:
         lines.append(f"  made with another {', '.join(other)}: what both ran is compared")
     if not _differ(found):

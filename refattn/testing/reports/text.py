@@ -54,7 +54,7 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
 
 def _causes(report, paint):
     """What the broken cases come to together, each function's most frequent cause first."""
-    lines = ["", "causes"] if report.causes else []
+    lines = ["", "causes of wrong numbers"] if report.causes else []
     for cause in report.causes:
         said = textwrap.wrap(f"{cause.function}: {cause}", WIDTH, initial_indent="  ", subsequent_indent="    ")
         lines += [paint(line, "bold") for line in said]
