@@ -76,5 +76,6 @@ class _Watched:
 
     def __getattr__(self, name):
         found = getattr(self._module, name)
-        ours = isinstance(found, types.FunctionType) and name_of(found) == self._function
+        ours = isinstance(found, types.FunctionType) and found.__module__.startswith("refattn.")
+        ours = ours and name_of(found) == self._function
         return self._watched(found) if ours else found

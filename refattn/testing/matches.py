@@ -347,8 +347,8 @@ def _taken(key, x):
         x = to_numpy(x)
     except TypeError as error:
         raise TypeError(f"actual, its {key}: {error}") from None
-    if x.dtype.kind not in "biufc":
-        raise TypeError(f"actual, its {key}, has dtype {x.dtype.name}; it must hold numbers or truth values")
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"actual, its {key}, has dtype {x.dtype.name}; it must hold real numbers or truth values")
     return x
 
 

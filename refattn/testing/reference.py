@@ -111,6 +111,12 @@ def name_of(function) -> str:
     """The name under which the specification knows a reference function: 'attention', 'positions.rotate'."""
     if isinstance(function, str):
         return function
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"function is {backend.shown(function)}; it must be a function of refattn, or its name")
+    if not function.__module__.startswith("refattn."):
+        raise ValueError(
+            f"function is {backend.shown(function)} of {function.__module__}, which is no function of refattn"
+        )
     module = function.__module__.split(".")[1]  # refattn.positions.rotary.rotate is positions.rotate
     name = function.__qualname__
     return name if getattr(refattn, name, None) is function else f"{module}.{name}"

@@ -111,7 +111,8 @@ def _case(mechanism, record):
         found = {}
         for name, value in record[field].items():
             try:
-                found[name] = decode(value)
+                decoded = decode(value)
+                found[name] = tuple(decoded) if name == "axis" and isinstance(decoded, list) else decoded
             except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(f"case {record['id']}: {field}.{name}: {error}") from None
         return found
@@ -192,6 +193,8 @@ def results(returned) -> dict[str, Any]:
     if isinstance(returned, dict):
         return _by_name(returned)
     if isinstance(returned, tuple):
+        if len(returned) != 2:
+            raise ValueError(f"it returns a tuple of {len(returned)}; it must be one array, or the two of (out, lse)")
         return dict(zip(("out", "lse"), returned, strict=True))
     return {"out": returned}
 

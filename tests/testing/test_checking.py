@@ -354,6 +354,18 @@ def test_a_function_belongs_to_the_mechanism_it_lives_in(function, mechanism):
     assert mechanism_of(function) == mechanism
 
 
+@pytest.mark.parametrize("function", ["layer_norm", "rms_norm", "layer_norm_vjp", "rms_norm_vjp"])
+def test_axes_come_as_the_integer_or_the_tuple_that_the_reference_documents(function):
+    def kernel(*args, axis=-1, **kwargs):
+        if not isinstance(axis, int | tuple):
+            raise NotImplementedError(f"axis is {axis}")
+        return getattr(refattn, function)(*args, axis=axis, **kwargs)
+
+    report = check(CallableAdapter(kernel, function, "float32", "reference"))
+    assert report.ok
+    assert report.count("unsupported") == 0
+
+
 def test_one_mechanism_can_be_checked_alone():
     assert check(refattn.attention, mechanism="attention", effort="smoke").ok
     with pytest.raises(ValueError, match="nothing to check for mechanism 'softmax'"):

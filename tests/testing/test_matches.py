@@ -135,6 +135,28 @@ def test_arrays_of_other_frameworks():
     np.testing.assert_array_equal(to_numpy(xp.asarray([1.0, 2.0])), [1.0, 2.0])
 
 
+@pytest.mark.parametrize(
+    ("actual", "function", "options", "error", "says"),
+    [
+        (np.ones(3, dtype=complex), refattn.silu, {}, TypeError, "its out, has dtype complex128; it must hold real"),
+        (
+            (np.ones(3),),
+            refattn.silu,
+            {},
+            ValueError,
+            r"returns a tuple of 1; it must be one array, or the two of \(out",
+        ),
+        (np.ones(3), None, {}, TypeError, "function is None; it must be a function of refattn"),
+        (np.ones(3), np.sum, {}, TypeError, "function is the function sum; it must be a function of refattn"),
+        (np.ones(3), lambda x: x, {}, ValueError, "which is no function of refattn"),
+        (np.ones(3), refattn.silu, {"preset": ["onnx"]}, TypeError, "preset is .*; it must be the name of one"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(actual, function, options, error, says):
+    with pytest.raises(error, match=says):
+        compare(actual, function, np.ones(3), **options)
+
+
 def test_the_oracle_computes_in_float64():
     q, k, v = (x.astype(np.float16) for x in qkv(precision="float16"))
     out = oracle(refattn.attention, q, k, v)

@@ -55,6 +55,8 @@ class LineAdapter(Adapter):
             words = shlex.split(command) if isinstance(command, str) else list(command)
         except ValueError as error:
             raise ValueError(f"the command {schema.short(command)} cannot be run: {error}") from None
+        if not words:
+            raise ValueError(f"the command {schema.short(command)} cannot be run: it names no program")
         self._kernel = Process(words, timeout, _checked_hello)
         try:
             hello = self._kernel.start()

@@ -17,6 +17,7 @@ from importlib import resources
 
 import numpy as np
 
+from refattn import backend
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Point, applied, points
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
@@ -133,8 +134,8 @@ def get(name: str) -> Preset:
 
     Raises
     ------
-    ValueError
-        There is none of that name.
+    TypeError, ValueError
+        It is no name; there is none of that name.
 
     Examples
     --------
@@ -142,6 +143,8 @@ def get(name: str) -> Preset:
     ('causal/top_left',)
     """
     known = _read()
+    if not isinstance(name, str):
+        raise TypeError(f"preset is {backend.shown(name)}; it must be the name of one, or a Preset")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         raise ValueError(f"preset is {name!r}; it must be one of {', '.join(near or names())}")
