@@ -125,6 +125,10 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
     ]
     near = difflib.get_close_matches(name, everything, n=3) if len(name) <= LONGEST_NAME else []
     hint = f"; did you mean {', '.join(near)}?" if near else "; refattn list shows what there is"
+    if name in PROFILES:
+        raise LookupError(f"{name} is a precision; refattn list precisions says what it rounds")
+    if name.count(".") >= 2 and name.partition(".")[0] in known_functions:
+        hint = f"; a case of a report is shown by refattn replay {name[:LONGEST_NAME]} TARGET"
     raise LookupError(f"nothing is called {name[:LONGEST_NAME]!r}{hint}")
 
 

@@ -60,6 +60,8 @@ class Comparison:
         How far the rest is off there, in units of the bound.
     reason : str
         Why it is wrong, where that is known of the inputs: 'q is not rounded to bfloat16'.
+    refuted : tuple of str
+        Variants that fit this case, of a run whose other cases speak against them.
     explanations : list of Explanation
         Best first; only where the verdict is a failure.
     replay : str
@@ -89,6 +91,7 @@ class Comparison:
     explanations: list[Explanation] = field(default_factory=list)
     replay: str = ""
     judged: Judged | None = field(default=None, repr=False, compare=False)
+    refuted: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -165,6 +168,12 @@ class Comparison:
                 return [f"Rounding does not explain it, and no one variant all results; {self.result} alone: {shown}."]
             near = rest and rest[0].fit <= _NEAR
             nearest = f"; the nearest is {rest[0].name} at {_times(rest[0].fit)} of the bound" if near else ""
+            if self.refuted:
+                shown = ", ".join(self.refuted[:_SHOWN])
+                return [
+                    "Rounding does not explain it, and no known variant does in all cases of this run. This case alone"
+                    f" fits {shown}, but other cases do not, or hold where it would show."
+                ]
             return [f"Rounding does not explain it, and no known variant does{nearest}."]
         best = fitting[0]
         if best.name == SMALL_VALUES:

@@ -44,7 +44,7 @@ def inputs(function: str, shapes: list[str], *, precision: str, archive=None, ma
     if function not in FUNCTIONS:
         near = meant(function, FUNCTIONS)
         raise ValueError(
-            f"function is {function!r}, which refattn has not; "
+            f"function is {function!r}; refattn has no such function; "
             + (f"did you mean {' or '.join(near)}?" if near else "try: refattn list functions")
         )
     given = dict(_read(archive)) if archive else {}

@@ -271,15 +271,17 @@ class _Vote:
         return Cause(self.function, UNKNOWN, ids, len(self.broken), shared=shared, others=others)
 
     def _called(self, result, name):
-        """A result whose explanations begin with a cause; without one, no explanation is left that fits by chance."""
+        """A result whose explanations begin with a cause; without one, what fits it alone is kept as refuted."""
         comparisons = []
         for c in result.comparisons:
             if not c.ok:
                 first = [e for e in c.explanations if name is not None and _name_of(e) == name]
                 rest = [e for e in c.explanations if _name_of(e) != name]
+                refuted: tuple[str, ...] = ()
                 if name is None:
+                    refuted = tuple(_name_of(e) for e in rest if e.variant and e.fit <= FITS)
                     rest = [e for e in rest if e.fit > FITS]
-                c = replace(c, explanations=[*first, *rest])
+                c = replace(c, explanations=[*first, *rest], refuted=refuted)
             comparisons.append(c)
         return result.called(tuple(comparisons), name)
 

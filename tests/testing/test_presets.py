@@ -157,6 +157,18 @@ def test_no_two_precisions_are_described_alike():
     assert "multiplied by 256" in dict(listed)["float8"]
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("bfloat16/eager", "refattn list precisions"),
+        ("attention.causal_wide.float32", "refattn replay attention.causal_wide"),
+    ],
+)
+def test_what_another_command_shows_is_said_to_be_there(name, says):
+    with pytest.raises(LookupError, match=says):
+        catalogue.shown(name)
+
+
 def test_two_changes_of_what_comes_out_follow_one_another():
     q, k = np.zeros((1, 2)), np.zeros((3, 2))
     mask = np.zeros((1, 3), dtype=bool)

@@ -100,6 +100,15 @@ def test_without_a_known_cause_it_is_said_what_the_cases_share():
     assert "no known variant does" in reports.as_text(report)
 
 
+def test_what_fits_a_case_that_has_no_cause_is_still_said(dropped):
+    from refattn.testing import vote
+
+    broken = next(r for r in dropped.results if r.deviation == "keys/last_dropped" and any(r.wrong[0].explanations))
+    message = vote._Vote._called(None, broken, None).message
+    assert "This case alone fits keys/last_dropped" in message
+    assert "no known variant does in all cases of this run" in message
+
+
 def test_a_cause_must_fit_every_result_of_a_case():
     report = check(one_gradient_wrong, "attention_vjp", only="attention_vjp.*a*", effort="smoke")
     assert [cause.name for cause in report.causes] == [UNKNOWN]
