@@ -134,6 +134,8 @@ class _Vote:
         self.said: dict[str, list] = {}
         self.members: dict[str, list[Variant]] = {}  # by name, variants of which every case gave the number
         self.fits = {r.case.id: self._fitting(r) for r in broken}
+        # NaN that leaks is a mistake of its own, beside whatever is wrong with numbers: it neither refutes nor supports
+        self.usual = [r.case.id for r in broken if _usual(_wrong(r))]
         self.known |= {name: agreed(members) for name, members in self.members.items()}
         self.needed = min(max(2, len(broken) * _SHARE), len(broken))
 
@@ -171,17 +173,18 @@ class _Vote:
 
     def _refute(self):
         votes = Counter(part for names in self.fits.values() for name in names for part in _parts(name))
+        usual = Counter(part for i in self.usual for name in self.fits[i] for part in _parts(name))
         refuted = {
             name
             for name, count in votes.items()
-            if count >= self.needed and name in self.known and len(self._against(name)) > self._allowed(count)
+            if count >= self.needed and name in self.known and len(self._against(name)) > self._allowed(usual[name])
         }
         for i, names in self.fits.items():
             self.fits[i] = {name for name in names if not refuted.intersection(_parts(name))}
 
     def _allowed(self, count) -> float:
-        """How many holding cases may speak against what fits `count` of the broken ones."""
-        total = sum(any(c.explanations for c in r.comparisons) for r in self.broken)  # of those explained one by one
+        """How many holding cases may speak against what fits `count` of the broken ones with usual numbers."""
+        total = sum(any(c.explanations for c in self.by_id[i].comparisons) for i in self.usual)  # explained one by one
         return np.inf if total >= _SOME and count >= _NEARLY_ALL * total else count * _AGAINST
 
     def _against(self, name) -> list:
@@ -307,7 +310,7 @@ def _mostly(result, name) -> bool:
 def _denies(result, v) -> bool:
     """Whether a variant lies four bounds or more from the reference in a case that holds."""
     judgements = [c.judged for c in result.comparisons if c.judged is not None]
-    if not judgements or not all(map(np.all, map(np.isfinite, _arrays(judgements[0])))):
+    if not judgements or not _finite(judgements[0]):
         return False  # of NaN and infinities variants do not promise to be the reference otherwise
     try:
         with np.errstate(all="ignore"):
@@ -319,6 +322,14 @@ def _denies(result, v) -> bool:
         if value.shape == j.want.shape and distance(value, j.want, j.limit) >= _CLEARLY:  # axes are not its subject
             return True
     return False
+
+
+def _usual(comparisons) -> bool:
+    return bool(comparisons) and _finite(comparisons[0].judged)
+
+
+def _finite(judged) -> bool:
+    return all(map(np.all, map(np.isfinite, _arrays(judged))))
 
 
 def _arrays(judged) -> Iterable[np.ndarray]:

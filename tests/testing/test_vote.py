@@ -49,6 +49,15 @@ def aligned_nowhere(q, k, v, mask=None):
     return (w / w.sum(-1, keepdims=True)) @ v
 
 
+def top_left_flag_and_leak(q, k, v, mask=None, *, bias=None, scale=None):
+    """The flag for causality lies at the top left, an array as mask is right; and NaN under a bias of -infinity leaks."""
+    if repr(mask) == "causal()":
+        mask = np.tri(q.shape[-2], k.shape[-2], dtype=bool)
+    out = refattn.attention(q, k, v, mask, bias=bias, scale=scale)
+    leaks = bias is not None and not (np.isfinite(k).all() and np.isfinite(v).all())
+    return out * np.float32(np.nan) if leaks else out
+
+
 def one_gradient_wrong(d_out, q, k, v, mask=None, **options):
     """Queries' gradients as another scale would give them, the other gradients right."""
     right = refattn.attention_vjp(d_out, q, k, v, mask, **options)
@@ -62,6 +71,12 @@ def names(report):
 @pytest.fixture(scope="module")
 def dropped():
     return check(last_key_dropped, only="attention.[bmos]*")
+
+
+def test_a_leak_of_nan_beside_it_does_not_hide_a_mistake_that_has_a_condition():
+    report = check(top_left_flag_and_leak, only="attention.[bcpr]*")
+    assert [cause.name for cause in report.causes] == ["causal/top_left", "bias/infinity_adds"]
+    assert not any(name.startswith("unexplained") for name in names(report))
 
 
 def test_what_fits_most_cases_is_said_first_with_its_count(dropped):
