@@ -40,6 +40,11 @@ def _option(name, x):
     return {f"{name} given"} | ({f"{name}={x!r}"} if isinstance(x, str | bool | int | float) else set())
 
 
+def rules_of(case) -> set[str]:
+    """The names of the rules in the masks of a case."""
+    return {name for x in case.arguments.values() if isinstance(x, Mask) for name in _rules(x)}
+
+
 def _rules(mask):
     """The names of the rules that a mask combines; of one that combines none, its own."""
     parts = getattr(mask, "parts", ())

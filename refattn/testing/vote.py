@@ -25,7 +25,7 @@ import numpy as np
 from refattn.testing.diagnosis import FITS, explained_by
 from refattn.testing.distances import distance
 from refattn.testing.matches import SMALL_VALUES, Comparison
-from refattn.testing.traits import common
+from refattn.testing.traits import common, rules_of
 from refattn.testing.variants import Variant, agreed, variants
 from refattn.testing.vectors import results as by_name
 
@@ -177,7 +177,7 @@ class _Vote:
         refuted = {
             name
             for name, count in votes.items()
-            if count >= self.needed and name in self.known and len(self._against(name)) > self._allowed(usual[name])
+            if count >= self.needed and name in self.known and len(self._speaking(name)) > self._allowed(usual[name])
         }
         for i, names in self.fits.items():
             self.fits[i] = {name for name in names if not refuted.intersection(_parts(name))}
@@ -193,6 +193,17 @@ class _Vote:
             v = self.known.get(name)
             self.said[name] = [r for r in self.holding if v is not None and _denies(r, v)]
         return self.said[name]
+
+    def _speaking(self, name) -> list:
+        """The holding cases that refute a variant of masks: not those with a rule that no case has which it fits.
+
+        A kernel has a flag for some rules and gets the others, and what they are combined with, as an array: what is
+        wrong with the flag holds there, which is a condition and no refutation.
+        """
+        fitting = [rules_of(self.by_id[i].case) for i, names in self.fits.items() if name in names]
+        if not fitting or not all(fitting):
+            return self._against(name)
+        return [r for r in self._against(name) if rules_of(r.case) <= set().union(*fitting)]
 
     # --- 3: the smallest set of causes
 

@@ -1,5 +1,6 @@
 """One verdict for a run: the cause that fits most cases, or what those without a known one share."""
 
+import re
 import xml.etree.ElementTree as ET
 from html import escape
 
@@ -103,6 +104,18 @@ def test_every_report_says_it(dropped):
 def test_cases_that_hold_refute_what_fits_by_chance():
     report = check(filled)
     assert {cause.name for cause in report.causes} == {"empty_row/mean", "values/multiplied_by_zero"}
+
+
+def flags_at_the_top_left(q, k, v, mask=None, *, scale=None):
+    """Right for what it gets as an array; its flags for causality and windows start at the top left."""
+    flag = set(re.findall(r"([a-z_]+)\(", repr(mask))) <= {"causal", "window"}
+    positions = np.arange(q.shape[-2]) if isinstance(mask, masks.Mask) and flag else None
+    return refattn.attention(q, k, v, mask, scale=scale, q_positions=positions)
+
+
+def test_a_flag_that_is_wrong_is_named_though_arrays_are_right():
+    report = check(flags_at_the_top_left, only="attention.[crw]*", effort="smoke")
+    assert {"causal/top_left", "window/top_left"} <= {cause.name for cause in report.causes}
 
 
 def test_without_a_known_cause_it_is_said_what_the_cases_share():
