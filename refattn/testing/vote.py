@@ -6,7 +6,8 @@ cases that hold speak against the others:
 1. Of every broken case, the variants, pairs of variants and precisions that fit all its results.
 2. A case that holds although a variant lies four bounds or more away from what it returned speaks against the variant.
    Bugs have conditions ('only if M > 1'), so one such case refutes nothing: more than a quarter as many as the variant
-   explains do, unless that is nearly all.
+   explains do, unless that is nearly all, or nearly all that other causes leave. Where inputs hold NaN or infinity,
+   a case speaks neither for nor against.
 3. The smallest set of causes that explains the most cases, taken greedily; a cause needs two cases and a twentieth of
    all. What fits fewer cases than stay unexplained is a chance hit and is not named. A precision is one of the whole
    kernel: it must fit all that is left.
@@ -143,6 +144,8 @@ class _Vote:
         """The causes, and every result of a broken case with the one that it is called by from now on."""
         self._refute()
         chosen, left = self._smallest()
+        if chosen and self._admit_again(left):
+            chosen, left = self._smallest()
         left = self._held_to_winners(chosen, left)
         chosen, left, partly = self._almost(chosen, left)
         chosen, left = self._without_chance(chosen, left)
@@ -179,8 +182,18 @@ class _Vote:
             for name, count in votes.items()
             if count >= self.needed and name in self.known and len(self._speaking(name)) > self._allowed(usual[name])
         }
-        for i, names in self.fits.items():
-            self.fits[i] = {name for name in names if not refuted.intersection(_parts(name))}
+        self.refuted = {i: {n for n in names if refuted.intersection(_parts(n))} for i, names in self.fits.items()}
+        for i, names in self.refuted.items():
+            self.fits[i] -= names
+
+    def _admit_again(self, left) -> bool:
+        """Whether what was refuted fits nearly all that other causes leave: that is no chance, of two bugs one has a condition."""
+        asked = [i for i in left if i in self.usual and any(c.explanations for c in self.by_id[i].comparisons)]
+        votes = Counter(name for i in asked for name in self.refuted[i])
+        again = {name for name, count in votes.items() if len(asked) >= _SOME and count >= _NEARLY_ALL * len(asked)}
+        for i in left:
+            self.fits[i] |= self.refuted[i] & again
+        return bool(again)
 
     def _allowed(self, count) -> float:
         """How many holding cases may speak against what fits `count` of the broken ones with usual numbers."""

@@ -74,6 +74,16 @@ def dropped():
     return check(last_key_dropped, only="attention.[bmos]*")
 
 
+def test_of_two_mistakes_either_is_named_though_one_has_a_condition():
+    def kernel(q, k, v, mask=None, *, bias=None, scale=None, sinks=None):
+        if repr(mask) == "causal()":
+            mask = np.tri(q.shape[-2], k.shape[-2], dtype=bool)
+        return refattn.attention(q, k, v, mask, bias=bias, scale=scale)
+
+    report = check(kernel, only="attention.[bcprs]*")
+    assert {cause.name for cause in report.causes} - {UNKNOWN} == {"causal/top_left", "sink/ignored"}
+
+
 def test_a_leak_of_nan_beside_it_does_not_hide_a_mistake_that_has_a_condition():
     report = check(top_left_flag_and_leak, only="attention.[bcpr]*")
     assert [cause.name for cause in report.causes] == ["causal/top_left", "bias/infinity_adds"]
