@@ -39,17 +39,21 @@ def settled(judgements, ratio) -> list[Variant]:
     if first in wrong and first.function == "Mask.dense":
         found = _of_masks(first)
     elif first in wrong and (rows := few_rows(first, ratio)) is not None:
-        targets = {j.result: (j.got[rows.place], j.limit[rows.place]) for j in wrong}
+        targets = {j.result: (j.got[rows.place], _usual(j.limit[rows.place])) for j in wrong}
+        given, known = arguments(first), {}
         for family, make in families(first.function):
-            if members := _members(family, rows, arguments(first), targets):
+            if members := _members(family, rows, given, targets, known):
                 found[family.example.name] = [make(v) for v in members]
         if members := of_lse(wrong[-1]):
             found[members[0].name] = members
     return [v for own in variants(first.function) for v in found.get(own.name, [own])]
 
 
-def _members(family: Family, rows: Rows, given, targets) -> list[Variant]:
-    """The members of a family that fit a few rows, those of like results as one."""
+def _members(family: Family, rows: Rows, given, targets, known: dict[bytes, float]) -> list[Variant]:
+    """The members of a family that fit a few rows, those of like results as one.
+
+    `known` holds how far the results of masks are that were tried before, of any family: many sizes give the same mask.
+    """
     n, m = np.shape(given["q"])[-2], np.shape(given["k"])[-2]
     positions = {name: given.get(name) for name in ("q_positions", "k_positions")}
     mask = given.get("mask")
@@ -63,14 +67,17 @@ def _members(family: Family, rows: Rows, given, targets) -> list[Variant]:
                 returned = family.build(value)(rows.q, rows.k, rows.v, rows.seen, **options)
             else:
                 seen = rows.cut(family.masked(value)(mask, n, m, **positions))
-                if np.array_equal(seen, rows.seen):
+                if known.get(key := seen.tobytes(), 0.0) > _NEAR or np.array_equal(seen, rows.seen):
                     continue
                 returned = evaluate(rows.q, rows.k, rows.v, seen, **options)
         except NotApplicable:
             continue
         got = {name: np.asarray(x) for name, x in zip(("out", "lse"), returned, strict=True) if name in targets}
-        if max(_off(got[name], *targets[name]) for name in targets) <= _NEAR:
+        off = max(_off(got[name], *targets[name]) for name in targets)
+        if off <= _NEAR:
             fitting.append((value, got))
+        elif family.masked is not None:
+            known[key] = off
     members: list[tuple[list, dict]] = []
     for value, got in sorted(fitting, key=lambda f: max(_off(x, *targets[name]) for name, x in f[1].items()) > _CLOSE):
         like = (values for values, x in members if all(_off(got[n], x[n], targets[n][1]) <= _ALIKE for n in targets))
@@ -100,14 +107,18 @@ def _is(call, judged) -> bool:
         return False
 
 
+def _usual(limit):
+    """A bound where it is usual or more, the usual one where it is small or none."""
+    limit = np.where(np.isfinite(limit), limit, 0.0)
+    return np.maximum(limit, np.median(limit[limit > 0])) if (limit > 0).any() else limit
+
+
 def _off(value, got, limit) -> float:
-    """How far a result is from another: in units of its bound, or of a usual one where that is small."""
+    """How far a result is from another, in units of a bound."""
     finite = np.isfinite(value)
     if not np.array_equal(finite, np.isfinite(got)) or not np.array_equal(value[~finite], got[~finite], equal_nan=True):
         return np.inf
-    limit = np.where(np.isfinite(limit), limit, 0.0)
-    usual = np.median(limit[limit > 0]) if (limit > 0).any() else 0.0
-    limit = np.maximum(limit, usual)[finite]
+    limit = limit[finite]
     difference = np.abs(value[finite] - got[finite])
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.max(np.where(difference == 0, 0.0, difference / limit), initial=0.0))
