@@ -219,7 +219,7 @@ class CrossKVCache(Cache):
 
     def truncate(self, length):
         """A memory does not shrink."""
-        raise CacheError("the memory of cross-attention does not shrink")
+        raise CacheError(f"length is {backend.shown(length)}, but the memory of cross-attention does not shrink")
 
     def _take(self, xp, indices):
         self._keys, self._values = xp.take(self._keys, indices, axis=0), xp.take(self._values, indices, axis=0)

@@ -119,6 +119,8 @@ def decode(
             held.reorder(n)
             continue
         if n < 0:
+            if cache == "cross":
+                raise CacheError(f"blocks take back {-n} tokens, and the memory of cross-attention does not shrink")
             if -n > held.length:
                 raise CacheError(f"blocks take back {-n} tokens; {held.length} are there")
             held.truncate(held.length + n)

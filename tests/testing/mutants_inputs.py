@@ -120,7 +120,7 @@ for _name, _pattern, _when in (
     ("bias_and_sinks", "emptied_by_*", lambda o: has(o, "bias", "sinks")),
     ("softcap", "emptied_by_*", lambda o: has(o, "softcap")),
     ("negative_scale", "emptied_by_mask_and_scale", lambda o: o["scale"] is not None and o["scale"] < 0),
-    ("padding", "*padding*", lambda o: ruled(o, "padding")),
+    ("padding", "*padding*", lambda o: ruled(o, "padding") and not has(o, "bias")),
     ("documents", "*documents*", lambda o: ruled(o, "documents")),
 ):
     attention_wrong(f"nan_in_empty_row_with_{_name}", _pattern, finish=emptied(np.nan, _when))
@@ -175,7 +175,7 @@ def ignoring(function, option):
 for _function, _option, _pattern in (
     ("attention_weights", "softcap", "softcap"),
     ("attention_weights", "dropout", "dropout"),
-    ("multi_query_attention", "sinks", "sinks"),
+    ("multi_query_attention", "sinks", "[bs]*"),
     ("multi_query_attention_vjp", "mask", "*"),
     ("grouped_query_attention_vjp", "q_positions", "option_positions"),
     ("split_attention", "softcap", "option_*"),

@@ -69,7 +69,7 @@ def worst(precision, seed):
         return None
     q, k, v, options, tiling = drawn
     chosen = profile(precision)
-    kernel = (lambda *a, **o: flash(*a, **o, **tiling)) if chosen.order == "flash" else eager
+    kernel = (lambda *a, **o: flash(*a, **o, **tiling, gain=chosen.prescale)) if chosen.order == "flash" else eager
     out, lse = kernel(q, k, v, precision=precision, **options)
     bounds = bound("attention", chosen, q, k, v, return_lse=True, **options)
     error = np.abs(out - bounds["out"].value)
