@@ -40,7 +40,8 @@ def settled(judgements, ratio) -> list[Variant]:
         found = _of_masks(first)
     elif first in wrong and (rows := few_rows(first, ratio)) is not None:
         targets = {j.result: (j.got[rows.place], _usual(j.limit[rows.place])) for j in wrong}
-        given, known = arguments(first), {}
+        given = arguments(first)
+        known: dict[bytes, float] = {}
         for family, make in families(first.function):
             if members := _members(family, rows, given, targets, known):
                 found[family.example.name] = [make(v) for v in members]
