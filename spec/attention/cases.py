@@ -446,6 +446,32 @@ CASES = [
         ],
     ),
     Case(
+        "attention.dropout.0002",
+        "attention",
+        {
+            **inputs("all dropped", n=3, m=5, d=4),
+            "mask": CAUSAL,
+            "dropout": {"params": "Dropout", "fields": {"keep": bools("00011", "01001", "11010"), "rate": 0.25}},
+            "return_lse": True,
+        },
+        clauses=["ATTN-DROPOUT", "ATTN-EMPTY"],
+        flags=["Dropout", "CausalAlignment"],
+        comment="The first query sees three keys, which are all dropped: zeros, and the log-sum-exp of what it sees.",
+        catches=["dropout/nan_where_all_dropped"],
+    ),
+    Case(
+        "attention.padding.0001",
+        "attention",
+        {
+            **inputs("padding", n=5, m=5, d=4),
+            "mask": {"rule": "padding", "lengths": 3, "starts": 0},
+        },
+        clauses=["ATTN-MASK"],
+        flags=["DenseMask"],
+        comment="As many queries as keys: padding hides keys, whoever asks.",
+        catches=["padding/on_queries", "mask/transposed"],
+    ),
+    Case(
         "attention.large.0001",
         "attention",
         {

@@ -20,6 +20,10 @@ MSCALE = {
     "params": "positions.YaRN",
     "fields": {"factor": 16.0, "original_length": 2048, "mscale": 1.0, "mscale_all_dim": 0.5},
 }
+GIVEN_FACTOR = {
+    "params": "positions.YaRN",
+    "fields": {"factor": 8.0, "original_length": 1024, "attention_factor": 1.5},
+}
 LLAMA3 = {
     "params": "positions.Llama3",
     "fields": {
@@ -380,6 +384,13 @@ CASES = [
         ["ROPE-YARN", "ROPE-FACTOR"],
         ["AttentionFactor"],
         ["yarn/no_attention_factor", "rope/interleaved_pairing"],
+    ),
+    rope(
+        "positions.yarn.0005",
+        {"x": ROWS, "positions": FAR, "layout": "half", "scaling": GIVEN_FACTOR},
+        ["ROPE-YARN", "ROPE-FACTOR"],
+        ["AttentionFactor"],
+        ["yarn/given_factor_ignored", "yarn/no_attention_factor"],
     ),
     Case(
         "positions.yarn.0003",

@@ -664,6 +664,19 @@ def dropout_renormalised(q, k, v, mask=None, *, dropout=None, **options):
     return evaluate(q, k, v, mask, dropout=dropout, drop=drop, **options)
 
 
+@variant("dropout/nan_where_all_dropped", "ATTN-DROPOUT", "attention", seen=["aws-neuron/nki-samples#80"])
+def dropout_nan_where_all_dropped(q, k, v, mask=None, *, dropout=None, **options):
+    """A row whose visible keys were all dropped is 0/0, NaN, instead of zeros."""
+    _needs(dropout)
+
+    def drop(w, keep, rate):
+        kept = np.where(keep, w / (1.0 - rate), 0.0)
+        gone = (w > 0).any(axis=-1, keepdims=True) & ~(kept > 0).any(axis=-1, keepdims=True)
+        return np.where(gone, np.nan, kept)
+
+    return evaluate(q, k, v, mask, dropout=dropout, drop=drop, **options)
+
+
 @variant("dropout/ignored", "ATTN-DROPOUT", "attention")
 def dropout_ignored(q, k, v, mask=None, *, dropout=None, **options):
     """Nothing is dropped."""

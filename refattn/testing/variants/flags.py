@@ -194,6 +194,14 @@ def mask_transposed(q, k, v, mask=None, **options):
     return evaluate(q, k, v, np.swapaxes(mask, -1, -2), **options)
 
 
+@variant("padding/on_queries", "ATTN-MASK", "attention", seen=["hyunwoongko/transformer#40"])
+def padding_on_queries(q, k, v, mask=None, **options):
+    """Padding hides queries instead of keys: its axes are exchanged, and -1e4 makes the mean of a row that is hidden."""
+    _needs(isinstance(mask, masks.Mask) and mask.name == "padding", q.shape[-2] == k.shape[-2])
+    allowed = np.swapaxes(_as_array(q, k, mask, options), -1, -2)
+    return evaluate(q, k, v, None, scored=lambda s: np.where(allowed, s, -1e4), **options)
+
+
 @variant("mask/after_softmax", "ATTN-MASK", "attention", seen=["lucidrains/memory-compressed-attention#2"])
 def mask_after_softmax(q, k, v, mask=None, **options):
     """The mask zeroes weights after the softmax, which excluded keys have taken their share of."""

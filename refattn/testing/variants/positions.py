@@ -334,6 +334,15 @@ def yarn_no_attention_factor(x, positions, base=10000.0, layout="interleaved", r
     return reference.rope(x, positions, base=base, layout=layout, rotary_dim=rotary_dim, scaling=plain)
 
 
+@variant("yarn/given_factor_ignored", "ROPE-FACTOR", "rope", seen=["ml-explore/mlx-lm#1507"])
+def yarn_given_factor_ignored(x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
+    """The attention factor that the configuration gives is ignored; the one that follows from the factor is used."""
+    if not isinstance(scaling, YaRN) or scaling.attention_factor is None:
+        raise NotApplicable
+    own = scaling._replace(attention_factor=None)
+    return reference.rope(x, positions, base=base, layout=layout, rotary_dim=rotary_dim, scaling=own)
+
+
 @variant("yarn/attention_factor_on_everything", "ROPE-FACTOR", "rope")
 def yarn_attention_factor_on_everything(
     x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None
