@@ -278,6 +278,7 @@ def _rope(d):
         half = given.get("rotary_dim", size) // 2
         given["scaling"] = d.pick(
             Linear(4.0), NTK(4.0), DynamicNTK(4.0, 64, 100), YaRN(8.0, 512), YaRN(8.0, 512, truncate=False),
+            YaRN(8.0, 512, attention_factor=1.5),
             Llama3(8.0, 1.0, 4.0, 512), LongRoPE(tuple(1 + 0.1 * np.arange(half)), tuple(2.0 + np.arange(half)), 64, 128, d.pick(32, 128)),
         )  # fmt: skip
     return given
