@@ -95,6 +95,16 @@ def test_reports_of_all_are_compared_target_by_target(files):
     assert "only in OLD: other" in text
 
 
+def test_two_reports_of_one_target_each_are_compared_whatever_they_are_called(files):
+    mine = changes.read(files / "no_sinks.json")
+    other = {"other": {**mine["mine"], "target": {**mine["mine"]["target"], "name": "other"}}}
+    text, changed = changes.as_text(mine, other)
+    assert text.startswith("mine -> other")
+    assert not changed
+    with pytest.raises(ValueError, match="no target in common: mine and other, third"):
+        changes.as_text(mine, {**other, "third": other["other"]})
+
+
 @pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"reports": []}', "[" * 100_000, '{"target": {"name": "x"}}'])
 def test_what_is_no_report_is_one_line(files, text, capsys):
     (files / "bad.json").write_text(text)

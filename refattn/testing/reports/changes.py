@@ -102,20 +102,22 @@ def as_text(old: dict[str, dict], new: dict[str, dict]) -> tuple[str, bool]:
     Raises
     ------
     ValueError
-        They have no target in common.
+        They have no target in common, and are not one report each: a kernel that was rewritten may have a new name.
     """
-    shared = [name for name in new if name in old]
-    if not shared:
+    if len(old) == len(new) == 1:
+        found = [(*old.values(), *new.values())]
+    else:
+        found = [(old[name], new[name]) for name in new if name in old]
+    shared = [report["target"]["name"] for pair in found for report in pair]
+    if not found:
         raise ValueError(f"the reports have no target in common: {', '.join(old)} and {', '.join(new)}")
     lines: list[str] = []
-    for name in shared:
-        lines += [*_told(old[name], new[name]), ""]
+    for before, now in found:
+        lines += [*_told(before, now), ""]
     for only, where in ((old, "OLD"), (new, "NEW")):
         rest = [name for name in only if name not in shared]
         lines += [f"only in {where}: {', '.join(rest)}", ""] if rest else []
-    return printable("\n".join(lines).strip("\n"), _MOST), any(
-        _differ(changes(old[name], new[name])) for name in shared
-    )
+    return printable("\n".join(lines).strip("\n"), _MOST), any(_differ(changes(*pair)) for pair in found)
 
 
 def _differ(found) -> bool:
@@ -126,6 +128,8 @@ def _told(old, new):
     """One target's changes."""
     found = changes(old, new)
     name, was, now = new["target"]["name"], old["target"]["version"], new["target"]["version"]
+    if old["target"]["name"] != name:
+        name = f"{old['target']['name']} -> {name}"
     lines = [f"{name} {was or '(no version)'} -> {now or '(no version)'}" if was or now else name]
     if other := [name for name in ("effort", "seed", "options") if old[name] != new[name]]:
         lines.append(f"  made with another {', '.join(other)}: what both ran is compared")
