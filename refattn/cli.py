@@ -418,17 +418,17 @@ def _check_all(options):
     from refattn.testing import adapters, reports
     from refattn.testing.everything import check_all
 
-    names = adapters.installed()
-    if not names:
-        return _fail(
-            f"no adapter's library is installed; there are adapters for {', '.join(adapters.NAMES)}", UNAVAILABLE
-        )
     if options.function or options.precision or options.junit:
         return _fail("--all goes with neither --function, --precision nor --junit", USAGE)
     try:
         console.check_places(_places(options))
     except ValueError as error:
         return _fail(error, USAGE)
+    names = adapters.installed()
+    if not names:
+        return _fail(
+            f"no adapter's library is installed; there are adapters for {', '.join(adapters.NAMES)}", UNAVAILABLE
+        )
     words = ["--effort", options.effort, "--seed", str(options.seed), "--case", options.case]
     words += ["--mechanism", options.mechanism] if options.mechanism else []
     words += ["--allow", options.allow] if options.allow else []
