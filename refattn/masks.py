@@ -202,13 +202,15 @@ class Mask:
         """
         if change is None:
             raise TypeError("change is None; it must be a function of a rule, which returns a Mask")
-        arguments.function("change", change, "rule")
+        return self._rewritten(arguments.function("change", change, "rule"))
+
+    def _rewritten(self, change):
         if not self.parts:
             changed = change(self)
             if not isinstance(changed, Mask):
                 raise TypeError(f"change returns {backend.shown(changed)} for {self}; it must return a Mask")
             return changed
-        parts = [part.rewritten(change) for part in self.parts]
+        parts = [part._rewritten(change) for part in self.parts]
         return ~parts[0] if self.name == "not" else parts[0] & parts[1] if self.name == "and" else parts[0] | parts[1]
 
     def with_arguments(self, **changed):
