@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from refattn import arguments, backend
 from refattn.masks import visible
-from refattn.softmax import level, shifted_exp, sink_shares
+from refattn.softmax import divisor, level, shifted_exp, sink_shares
 
 
 class Dropout(NamedTuple):
@@ -251,7 +251,7 @@ def _attend(
 
     w, total, peak = shifted_exp(xp, s, axis=-1)
     lse = level(xp, total, peak)[..., 0]  # (..., N)
-    w = w / xp.where(total == 0, 1.0, total)  # an empty row stays zero [ATTN-EMPTY]
+    w = w / divisor(xp, total)  # an empty row stays zero [ATTN-EMPTY]
     if sinks is not None:
         left, _ = sink_shares(xp, peak, total, sinks[..., None, None])
         w = w * left

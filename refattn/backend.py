@@ -165,19 +165,27 @@ def boolean(xp, **named):
 
 def integers(xp, like, **named):
     """Integer arguments (arrays of library `xp`, Python integers or lists of them) as int64 arrays beside `like`."""
-    results = []
-    for name, x in named.items():
-        if _library(x, name) is None or isinstance(x, np.generic):
-            values = _python_data(name, x, "integers", "iu")
-            x = asarray(xp, values.astype(np.int64).tolist(), like, xp.int64)
-        else:
-            _of_library(xp, name, x)
-            if not dtype_name(x).startswith(("int", "uint")):
-                raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be an integer dtype")
-            _fits_int64(xp, name, x)
-            x = cast(x, xp.int64)
-        results.append(x)
+    results = [_numbers(xp, like, name, x, "int64", "integers", "an integer dtype") for name, x in named.items()]
     return results[0] if len(results) == 1 else tuple(results)
+
+
+_MADE_OF = {  # the kinds of Python's numbers, as NumPy calls them, and the dtypes of arrays, by how their names begin
+    "int64": ("iu", ("int", "uint")),
+    "float64": ("iuf", ("int", "uint", "float", "bfloat")),
+}
+
+
+def _numbers(xp, like, name, x, dtype, what, wanted):
+    """An argument that holds numbers, of an array or of Python, in one dtype beside `like`."""
+    kinds, names = _MADE_OF[dtype]
+    if _library(x, name) is None or isinstance(x, np.generic):
+        values = _python_data(name, x, what, kinds)
+        return asarray(xp, values.astype(dtype).tolist(), like, getattr(xp, dtype))
+    _of_library(xp, name, x)
+    if not dtype_name(x).startswith(names):
+        raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be {wanted}")
+    _fits_int64(xp, name, x)
+    return cast(x, getattr(xp, dtype))
 
 
 def _fits_int64(xp, name, x):
@@ -205,15 +213,7 @@ def reals(xp, like, **named):
     """Integers and fractions (arrays of library `xp`, Python numbers or lists of them), finite, as float64 beside `like`."""
     results = []
     for name, x in named.items():
-        if _library(x, name) is None or isinstance(x, np.generic):
-            values = _python_data(name, x, "real numbers", "iuf")
-            x = asarray(xp, values.astype(np.float64).tolist(), like, xp.float64)
-        else:
-            _of_library(xp, name, x)
-            if not dtype_name(x).startswith(("int", "uint", "float", "bfloat")):
-                raise TypeError(f"{name} has dtype {dtype_name(x)}; it must be integer or floating-point")
-            _fits_int64(xp, name, x)
-            x = cast(x, xp.float64)
+        x = _numbers(xp, like, name, x, "float64", "real numbers", "integer or floating-point")
         if not bool(xp.all(xp.isfinite(x))):
             raise ValueError(f"{name} holds NaN or an infinity; all must be finite")
         if bool(xp.any(xp.abs(x) >= 2.0**53)):

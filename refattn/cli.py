@@ -342,12 +342,16 @@ def _found(options, name):
 def _check(options):
     if options.all == (options.target is not None):
         return _fail("check takes a target, or --all for every adapter that is installed", USAGE)
-    if options.all:
-        return _check_all(options)
+    if options.all and (options.function or options.precision or options.junit):
+        return _fail("--all goes with neither --function, --precision nor --junit", USAGE)
     try:
         console.check_places(_places(options))
     except ValueError as error:
         return _fail(error, USAGE)
+    return _check_all(options) if options.all else _check_one(options)
+
+
+def _check_one(options):
     from refattn.testing import allow, reports
     from refattn.testing.checking import check
 
@@ -418,12 +422,6 @@ def _check_all(options):
     from refattn.testing import adapters, reports
     from refattn.testing.everything import check_all
 
-    if options.function or options.precision or options.junit:
-        return _fail("--all goes with neither --function, --precision nor --junit", USAGE)
-    try:
-        console.check_places(_places(options))
-    except ValueError as error:
-        return _fail(error, USAGE)
     names = adapters.installed()
     if not names:
         return _fail(

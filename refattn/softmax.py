@@ -45,7 +45,7 @@ def softmax(x, axis=-1, where=None):
     xp, x = backend.floating(x=x)
     axis = backend.axis(axis, x) - x.ndim  # from the end, where it stays if `where` adds axes in front
     weights, total, _ = shifted_exp(xp, _present(xp, x, where), axis)
-    return weights / xp.where(total == 0, 1.0, total)  # an empty row stays zero [SOFTMAX-EMPTY]
+    return weights / divisor(xp, total)  # an empty row stays zero [SOFTMAX-EMPTY]
 
 
 @backend.ieee
@@ -181,8 +181,7 @@ def shares(xp, a, b):
     peak = _zero_if_absent(xp, xp.maximum(a.peak, b.peak))
     of_a, of_b = a.total * xp.exp(a.peak - peak), b.total * xp.exp(b.peak - peak)
     total = of_a + of_b
-    divisor = xp.where(total == 0, 1.0, total)
-    return of_a / divisor, of_b / divisor, peak, total
+    return of_a / divisor(xp, total), of_b / divisor(xp, total), peak, total
 
 
 def share_of(xp, share, out):
@@ -213,6 +212,11 @@ def shifted_exp(xp, x, axis):
 def level(xp, total, peak):
     """Log-sum-exp from what `shifted_exp` returns."""
     return xp.where(peak == math.inf, math.inf, xp.log(total) + peak)  # inf - inf has made the sum NaN
+
+
+def divisor(xp, total):
+    """What divides by the sum of a row's weights; 1 for an empty row, which so stays zero."""
+    return xp.where(total == 0, 1.0, total)
 
 
 def _zero_if_absent(xp, peak):

@@ -152,6 +152,14 @@ def test_scalars():
     assert backend.integer("n", 0, least=0) == 0
 
 
+@pytest.mark.parametrize("take", [backend.integers, backend.reals])
+@pytest.mark.parametrize("value", [True, [True, False], ["1"], [1j], None])
+def test_what_is_no_number_is_none_in_a_list_either(library, take, value):
+    like = library.array(np.zeros(1))
+    with pytest.raises(TypeError, match="x must hold"):
+        take(library.xp, like, x=value)
+
+
 def test_integers_may_be_lists_or_arrays(library):
     like = library.array(np.zeros(2))
     xp = library.xp

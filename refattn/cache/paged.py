@@ -37,18 +37,18 @@ class PagePool:
     """
 
     def __init__(self, pages, page_size, kv_heads, head_dim, value_dim=None, *, like=None):
-        xp, _ = backend.floating(like=np.empty(0, dtype=np.float32) if like is None else like)
         like = np.empty(0, dtype=np.float32) if like is None else like
+        xp, _ = backend.floating(like=like)
         self.pages = backend.integer("pages", pages, least=1)
         self.page_size = backend.integer("page_size", page_size, least=1)
         heads, d = backend.integer("kv_heads", kv_heads, least=1), backend.integer("head_dim", head_dim, least=0)
         dv = d if value_dim is None else backend.integer("value_dim", value_dim, least=0)
         size = self.pages * (self.page_size * heads * (d + dv) * bits(like) // 8 + 100)
         arguments.room(size, pages=self.pages, page_size=self.page_size, kv_heads=heads, head_dim=d, value_dim=dv)
-        self.keys = backend.empty(xp, (pages, heads, page_size, d), like)
-        self.values = backend.empty(xp, (pages, heads, page_size, dv), like)
-        self.references = [0] * pages
-        self._free = list(range(pages - 1, -1, -1))
+        self.keys = backend.empty(xp, (self.pages, heads, self.page_size, d), like)
+        self.values = backend.empty(xp, (self.pages, heads, self.page_size, dv), like)
+        self.references = [0] * self.pages
+        self._free = list(range(self.pages - 1, -1, -1))
 
     @property
     def free(self) -> int:

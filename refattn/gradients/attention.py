@@ -7,7 +7,7 @@ from refattn import backend
 from refattn.attention import attention_stages, checked_dropout, checked_scale, checked_softcap, scaled_product
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
-from refattn.softmax import shifted_exp, sink_shares
+from refattn.softmax import divisor, shifted_exp, sink_shares
 
 
 class AttentionGradients(NamedTuple):
@@ -128,7 +128,7 @@ def attention_vjp(
     weights, d_sinks = stages.weights, None
     if sinks is not None:
         plain, total, peak = shifted_exp(xp, stages.mask, axis=-1)
-        weights = plain / xp.where(total == 0, 1.0, total)  # lse excludes the sink [GRAD-LSE]
+        weights = plain / divisor(xp, total)  # lse excludes the sink [GRAD-LSE]
         _, taken = sink_shares(xp, peak, total, sinks[..., None, None])  # (..., N, 1): the weight of the sink
         d_sinks = xp.sum(xp.where(total == 0, 0.0, -delta * taken), axis=(-2, -1))  # [GRAD-EMPTY]
         d_sinks = summed_to(xp, d_sinks, sinks.shape)

@@ -10,8 +10,8 @@ from refattn.attention import scaled_product
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.attention import AttentionGradients
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
-from refattn.softmax import sink_shares, state_of
-from refattn.tiled.forward import divisor, masked, query_tile, raw_scores
+from refattn.softmax import divisor, sink_shares, state_of
+from refattn.tiled.forward import masked, query_tile, raw_scores
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
 

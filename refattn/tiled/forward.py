@@ -6,7 +6,7 @@ import math
 
 from refattn import arguments, backend
 from refattn.attention import scaled_product, with_strange
-from refattn.softmax import State, level, sink_shares
+from refattn.softmax import State, divisor, level, sink_shares
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
 
@@ -144,11 +144,6 @@ def query_tile(problem: Problem, rows, workspace) -> State:
         out = out * sink_shares(xp, peak, total, problem.sinks[..., None, None])[0]
     out = undefined_rows(problem, rows, out, total)
     return State(out if strange is None else _with(xp, out, strange), peak, total)
-
-
-def divisor(xp, total):
-    """What divides by the total of a row; 1 for an empty one, which so stays zero."""
-    return xp.where(total == 0, 1.0, total)
 
 
 def undefined_rows(problem: Problem, rows, out, total):
