@@ -221,12 +221,12 @@ class Mask:
         >>> padding(5, 1).with_arguments(lengths=3)
         padding(lengths=3, starts=1)
         """
-        if self.name not in _BUILDERS:
+        if self.name not in BUILDERS:
             raise ValueError(f"{self} has no arguments to change: no function of refattn.masks has built it")
         unknown = changed.keys() - self.arguments.keys()
         if unknown:
             raise TypeError(f"{self} has no argument {', '.join(sorted(unknown))}")
-        return _BUILDERS[self.name](**{**self.arguments, **changed})
+        return BUILDERS[self.name](**{**self.arguments, **changed})
 
     def _like(self, **candidates):
         """The first array among the candidates and the rule's data, whose library and device decide."""
@@ -747,7 +747,7 @@ def tree(parents, prefix=0):
     return Mask(rule, "tree", parents=parents, prefix=prefix)
 
 
-_BUILDERS = {
+BUILDERS = {
     function.__name__: function
     for function in (
         everything, causal, window, dilated, block, neighbours, chunked, strided, fixed, global_tokens, prefix, padding,

@@ -17,7 +17,7 @@ from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, Incomplete, compare
-from refattn.testing.names import FUNCTIONS, function_named, meant
+from refattn.testing.names import FUNCTIONS, function_named, hint
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
@@ -102,12 +102,11 @@ def check(
         if fnmatch.fnmatch(c.id, only) and function in (None, c.function) and dtype in (None, c.dtype)
     ]
     if not cases:
+        unknown = "" if function is None or function in FUNCTIONS else hint(function)
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
         asked["cases"] = None if only == "*" else only
         parts = [f"{name} {value!r}" for name, value in asked.items() if value is not None]
-        raise ValueError(
-            f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}{_meant(function)}"
-        )
+        raise ValueError(f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}{unknown}")
     report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
     if isinstance(adapter, CallableAdapter):
         report.options = {"function": function, "precision": precision, "layout": layout}
@@ -157,14 +156,6 @@ def _not_by_chance(results):
         else r
         for r in results
     ]
-
-
-def _meant(function):
-    """Which function may have been meant by a name that none has."""
-    if function is None or function in FUNCTIONS:
-        return ""
-    near = meant(function, FUNCTIONS)
-    return f"; did you mean {' or '.join(near)}?" if near else "; try: refattn list functions"
 
 
 def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:

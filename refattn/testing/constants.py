@@ -18,6 +18,7 @@ import numpy as np
 
 import refattn
 from refattn.testing.narrowing import few_rows
+from refattn.testing.reference import named_arguments, parameters_of
 from refattn.testing.variants import Variant, variants
 from refattn.testing.vectors import function_named, results
 
@@ -63,10 +64,10 @@ def constants(judged, ratio) -> list[Variant]:
     if judged.got.shape != judged.want.shape or not np.issubdtype(judged.got.dtype, np.floating):
         return []
     function = function_named(judged.function)
-    arguments = _forward_defaults(judged.function) | _bound(function, judged.args, judged.kwargs)
-    found = []
+    arguments = _forward_defaults(judged.function) | _bound(judged.function, judged.args, judged.kwargs)
+    rows, found = few_rows(judged, ratio), []
     for number in _numbers(arguments):
-        residual = _residual(judged, ratio, function, arguments, number)
+        residual = _residual(judged, rows, function, arguments, number)
         if residual is None:
             continue
         value = _solved(number, residual, judged)
@@ -94,7 +95,7 @@ def of_lse(judged) -> list[Variant]:
         out, lse = attend(*args, **kwargs)
         return out, lse + constant
 
-    arguments = _bound(attend, judged.args, judged.kwargs)
+    arguments = _bound(judged.function, judged.args, judged.kwargs)
     said = f"{known[0].meaning} The constant is {constant:.6g}{_in_words(constant, arguments)}."
     return [
         dataclasses.replace(
@@ -123,23 +124,18 @@ def _in_words(constant, arguments) -> str:
 
 def _bound(function, args, kwargs) -> dict:
     """The arguments of a call by name, defaults included."""
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    found = dict(bound.arguments)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            found |= found.pop(name)
-    return found
+    return _defaults(parameters_of(function)) | named_arguments(function, args, kwargs)
+
+
+def _defaults(parameters) -> dict:
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _forward_defaults(name) -> dict:
     """The defaults of the function of which this one is the gradient, which it hands on what it does not name itself."""
     forward = getattr(refattn, name.removesuffix("_vjp"), None) if name.endswith("_vjp") else None
     parameters = inspect.signature(forward).parameters.values() if forward else ()
-    own = inspect.signature(function_named(name)).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in own):
-        return {}
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    return _defaults(parameters) if any(p.kind is p.VAR_KEYWORD for p in parameters_of(name)) else {}
 
 
 def _numbers(arguments) -> list[_Number]:
@@ -163,23 +159,19 @@ def _inside(name, value, put) -> list[_Number]:
         return [_Number(name, float(value), put)]
     if not hasattr(value, "_fields"):  # all scalings and rotations of the reference are named tuples
         return []
-    fields, replaced = value._asdict(), lambda old, **new: old._replace(**new)
     return [
         number
-        for field, inner in fields.items()
-        for number in _inside(
-            field, inner, lambda given, x, field=field: put(given, replaced(value, **{field: x}))
-        )
-    ]  # fmt: skip
+        for field, inner in value._asdict().items()
+        for number in _inside(field, inner, lambda given, x, field=field: put(given, value._replace(**{field: x})))
+    ]
 
 
 # --- the search -----------------------------------------------------------------------------------------------------
 
 
-def _residual(judged, ratio, function, arguments, number) -> Callable[[float | None], np.ndarray] | None:
+def _residual(judged, rows, function, arguments, number) -> Callable[[float | None], np.ndarray] | None:
     """How far some elements are from the reference with another number, in units of their bound; None if that takes
     too long."""
-    rows = few_rows(judged, ratio)
     if rows is not None:
         from refattn.attention import attention
 
@@ -315,7 +307,7 @@ def _variant(name, function, number, value) -> Variant:
     label = number.name.replace(" ", "_")
 
     def arguments(args, kwargs):
-        return number.put(_forward_defaults(name) | _bound(function, args, kwargs), value)
+        return number.put(_forward_defaults(name) | _bound(name, args, kwargs), value)
 
     def call(*args, **kwargs):
         return function(**arguments(args, kwargs))

@@ -19,12 +19,11 @@ from refattn.testing import precisions
 from refattn.testing.around import bound_around
 from refattn.testing.constants import constants
 from refattn.testing.distances import distance, overall, ratio, same
-from refattn.testing.narrowing import of_head, rows_of_all, worst_head
+from refattn.testing.narrowing import arguments, of_head, rows_of_all, worst_head
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
-from refattn.testing.variants import NotApplicable, Variant
-from refattn.testing.vectors import results
+from refattn.testing.variants import Variant
 
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 _CLEARLY = 4.0  # and so many times farther from the reference; below that a precision is the likelier explanation
@@ -117,7 +116,9 @@ def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
     judgements = _narrowed(judgements)
     first = next(j for j in judgements if j.wrong)
     ratios = _badness(first) if first.got.shape == first.want.shape else None
-    values = [(v, value) for v in settled(judgements, ratios) if (value := _values(v, first)) is not None]
+    values = [
+        (v, value) for v in settled(judgements, ratios) if (value := v.results(first.args, first.kwargs)) is not None
+    ]
     found = {j.result: _of_shape(j, values) for j in judgements if j.wrong and j.got.shape != j.want.shape}
     whole = [j for j in judgements if j.got.shape == j.want.shape]
     return found | (_explained(whole, values) if any(j.wrong for j in whole) else {})
@@ -128,7 +129,7 @@ def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explana
     if any(j.got.shape != j.want.shape for j in judgements):
         return {}
     judgements = _narrowed(judgements)
-    value = _values(v, judgements[0])
+    value = v.results(judgements[0].args, judgements[0].kwargs)
     c = None if value is None else _candidate(v, value, judgements, _away(judgements))
     return {j.result: [_explanation(c)] for j in judgements if j.wrong} if c is not None and c.explains else {}
 
@@ -167,7 +168,7 @@ def _numbers(judgements, away) -> list[Explanation]:
     """Another number than the one that was given, where that explains a call."""
     first = next(j for j in judgements if j.wrong)
     solved = constants(first, _badness(first))
-    values = [(v, value) for v in solved if (value := _values(v, first)) is not None]
+    values = [(v, value) for v in solved if (value := v.results(first.args, first.kwargs)) is not None]
     found = _candidates(judgements, values, away)
     if not any(c.explains for c in found):
         found = _around(judgements, found, away)
@@ -212,18 +213,6 @@ def _more(judgements, values, others, away) -> list[Explanation]:
 
 def _away(judgements):
     return {j.result: distance(j.got, j.want, j.limit) for j in judgements}
-
-
-def _values(v: Variant, judged: Judged) -> dict[str, np.ndarray] | None:
-    """What a variant gives, by result; None where it does not apply."""
-    try:
-        with np.errstate(all="ignore"):
-            found = results(v.call(*judged.args, **judged.kwargs))
-            return {name: np.asarray(x, dtype=np.float64) for name, x in found.items() if x is not None}
-    except NotApplicable:
-        return None
-    except Exception:  # whatever a variant stumbles over, the failure that is to be explained must be reported
-        return None
 
 
 def _candidates(judgements: list[Judged], values, away) -> list[_Candidate]:
@@ -340,10 +329,10 @@ def _pairs(judged: Judged, values):
     from refattn.testing.variants import derived
 
     seen = sorted((v for v, _ in values if v.seen), key=lambda v: -len(v.seen))
-    cost = max(judged.got.size, 1) * max(int(np.shape(_argument(judged, 1, "k"))[-2]), 1)
+    cost = max(judged.got.size, 1) * max(int(np.shape(arguments(judged)["k"])[-2]), 1)
     for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):
         for both in (derived.pair(a, b), derived.pair(b, a)):  # one may leave the other nothing to change
-            if (value := _values(both, judged)) is not None:
+            if (value := both.results(judged.args, judged.kwargs)) is not None:
                 yield both, value
                 break
 
@@ -353,10 +342,6 @@ def _by_rank(items):
     for last in range(1, len(items)):
         for first in range(last):
             yield items[first], items[last]
-
-
-def _argument(judged, place, name):
-    return judged.args[place] if len(judged.args) > place else judged.kwargs[name]
 
 
 def _of_shape(judged: Judged, values) -> list[Explanation]:

@@ -6,7 +6,6 @@ what has been found before, and the one that the result shows is the finding. A 
 
 from __future__ import annotations
 
-import inspect
 import json
 import textwrap
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from refattn.testing.conventions.elsewhere import AS_ARGUMENTS
 from refattn.testing.names import function_named
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
-from refattn.testing.reference import to_numpy
+from refattn.testing.reference import required_arguments, to_numpy
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants
 from refattn.testing.variants.masks import holds
@@ -172,7 +171,7 @@ class _Kernel:
         arguments = self._with_arrays(arguments)
         given = {name: self._cast(x) for name, x in arguments.items()}
         with np.errstate(all="ignore"):
-            required = [given.pop(name) for name in _required(function)]  # a stranger may name them otherwise
+            required = [given.pop(name) for name in required_arguments(function)]  # a stranger may name them otherwise
             got = results(self.calls[function](*required, **given))
         if point.result not in got:
             raise adapters.Unsupported(f"it returns no {point.result}")
@@ -200,12 +199,6 @@ class _Kernel:
     def tolerance(self):
         """Answers differ by far more than this, of the largest number in the result; rounding by less."""
         return 2.0**-4 if self.profile.name.startswith("float8") else max(2.0**-10, 4 * self.profile.out.u)
-
-
-def _required(function):
-    """The arguments that the reference function cannot do without."""
-    parameters = inspect.signature(function_named(function)).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _found(point: Point, kernel: _Kernel, before) -> Finding:

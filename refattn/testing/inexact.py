@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 
 from refattn.testing.profiles import Profile
+from refattn.testing.reference import named_arguments
 from refattn.testing.rounding import round_to
-from refattn.testing.vectors import function_named
 
 _COUNTED = ("positions", "q_positions", "k_positions")  # never stored in an implementation's format
 
 
 def unrounded(function, args, kwargs, profile: Profile) -> list[str]:
     """The names of the arrays among the arguments whose numbers are not all of the format of the profile's results."""
-    names = list(inspect.signature(function_named(function)).parameters)
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = named_arguments(function, args, kwargs)
     return [name for name, x in given.items() if _asked(name, x) and not np.array_equal(x, _rounded(x, profile), True)]
 
 
-def with_rounded(function, args, kwargs, profile: Profile):
-    """The same arguments with these arrays rounded."""
-    names = list(inspect.signature(function_named(function)).parameters)
-    args = (
-        tuple(_rounded(x, profile) if _asked(n, x) else x for n, x in zip(names, args, strict=False))
-        + args[len(names) :]
-    )
-    return args, {n: _rounded(x, profile) if _asked(n, x) else x for n, x in kwargs.items()}
+def with_rounded(function, args, kwargs, profile: Profile) -> dict:
+    """The same arguments by name with these arrays rounded."""
+    given = named_arguments(function, args, kwargs)
+    return {name: _rounded(x, profile) if _asked(name, x) else x for name, x in given.items()}
 
 
 def _asked(name, x):

@@ -262,7 +262,7 @@ def compare(
     found = []
     for key in (key for key in bounds if got.get(key) is not None):
         c = _compare(name, key, got[key], bounds[key], chosen, tier, (args, kwargs))
-        values = _numbers(got[key]), _numbers(bounds[key].value), _limit(bounds[key], c)
+        values = _numbers(got[key]), _numbers(bounds[key].value), bounds[key].limit(c.tier)
         found.append(replace(c, judged=Judged(name, key, *values, chosen, args, kwargs, c.tier, not c.ok)))
     lacking = [_missing(name, key, bounds[key], chosen) for key in none]
     if explain and not all(c.ok for c in found):
@@ -281,11 +281,6 @@ def explained(found: list[Comparison], actual) -> list[Comparison]:
     return [c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found]
 
 
-def _limit(b, comparison):
-    limit = b.statistical if comparison.tier == "statistical" and b.statistical is not None else b.hard
-    return np.broadcast_to(limit, np.shape(b.value))
-
-
 def _unrounded(actual, comparison) -> str:
     """Whether it is the inputs: they hold no numbers of the precision's format, and once rounded to it all is right."""
     judged = comparison.judged
@@ -293,8 +288,9 @@ def _unrounded(actual, comparison) -> str:
     names = unrounded(name, args, kwargs, chosen)
     if not names:
         return ""
-    args, kwargs = with_rounded(name, args, kwargs, chosen)
-    again = compare(actual, name, *args, precision=chosen, tier=tier, explain=False, **kwargs)
+    again = compare(
+        actual, name, precision=chosen, tier=tier, explain=False, **with_rounded(name, args, kwargs, chosen)
+    )
     if not all(c.ok for c in again if c.verdict != MISSING):
         return ""
     verb = "is" if len(names) == 1 else "are"

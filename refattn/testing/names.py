@@ -34,10 +34,7 @@ PARAMS = frozenset({
     "positions.Llama3", "positions.LongRoPE", "positions.NTK", "positions.YaRN",
 })  # fmt: skip
 
-RULES = (
-    "everything", "causal", "window", "dilated", "block", "neighbours", "chunked", "strided", "fixed", "global_tokens",
-    "prefix", "padding", "documents", "tree",
-)  # fmt: skip
+RULES = tuple(masks.BUILDERS)
 
 
 def function_named(name: str) -> Callable:
@@ -60,7 +57,7 @@ def rule_named(name: str) -> Callable:
     """The function of refattn.masks that builds a rule of a name; ValueError where there is none."""
     if name not in RULES:
         raise ValueError(_unknown("rule of refattn.masks", name, RULES))
-    return getattr(masks, name)
+    return masks.BUILDERS[name]
 
 
 def meant(name: str, known) -> list[str]:
@@ -69,6 +66,12 @@ def meant(name: str, known) -> list[str]:
         return []
     same_end = [other for other in sorted(known) if other.endswith(f".{name}")]
     return same_end or difflib.get_close_matches(name, sorted(known))
+
+
+def hint(function: str) -> str:
+    """What to say after the name of a function that refattn has not: which may have been meant, or where they stand."""
+    near = meant(function, FUNCTIONS)
+    return f"; did you mean {' or '.join(near)}?" if near else "; try: refattn list functions"
 
 
 def _found(kind, name, known):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refattn import masks
+from refattn.testing.reference import named_arguments
 
 LARGE = 2**18  # scores beyond which only one head is looked at
 _CORE = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
@@ -30,8 +31,7 @@ def worst_head(judged, ratio) -> tuple[int, ...] | None:
     ratio : array
         How far each element is off.
     """
-    given = {**dict(zip(_NAMES, judged.args, strict=False)), **judged.kwargs}
-    lead = _lead(judged)
+    given, lead = arguments(judged), _lead(judged)
     if not lead or math.prod(lead) * given["q"].shape[-2] * given["k"].shape[-2] <= LARGE:
         return None
     return tuple(map(int, np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]))
@@ -51,7 +51,7 @@ def of_head(judged, place):
     place : tuple of int
         The head's indices on the leading axes, as `worst_head` gives them.
     """
-    given = {**dict(zip(_NAMES, judged.args, strict=False)), **judged.kwargs}
+    given = arguments(judged)
     k, lead, own = given["k"], _lead(judged), 1 if judged.result == "lse" else 2
     group = lead[-1] // k.shape[-3] if judged.function == "grouped_query_attention" else 1
 
@@ -163,9 +163,8 @@ def _rows(judged, place, rows) -> Rows:
 
 
 def arguments(judged) -> dict:
-    """The arguments of a judged call of attention by name."""
-    names = ("q", "k", "mask") if judged.function == "attention_weights" else _NAMES
-    return {**dict(zip(names, judged.args, strict=False)), **judged.kwargs}
+    """The arguments of a judged call by name."""
+    return named_arguments(judged.function, judged.args, judged.kwargs)
 
 
 def rows_of_all(judgements, ratio, count: int = 64):

@@ -58,8 +58,7 @@ def limits(judgements, other: Profile) -> dict[str, np.ndarray] | None:
     found, used = {}, 0.0
     for judged in judgements:
         b = bounds[judged.result]
-        limit = b.statistical if judged.tier == "statistical" and b.statistical is not None else b.hard
-        found[judged.result] = np.broadcast_to(limit, judged.want.shape)
+        found[judged.result] = np.broadcast_to(b.limit(judged.tier), judged.want.shape)
         of_call = judged.args, judged.kwargs
         if says_nothing(judged.function, judged.result, other, judged.want, found[judged.result], *of_call):
             return None

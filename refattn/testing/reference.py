@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import types
 
@@ -10,6 +12,7 @@ import numpy as np
 import refattn
 from refattn import backend
 from refattn.masks import Mask
+from refattn.testing.names import function_named
 from refattn.testing.rounding import format_named
 
 
@@ -138,6 +141,22 @@ def in_float64(arguments, _depth=0):
     return to_numpy(arguments)
 
 
+@functools.cache
+def parameters_of(function: str) -> tuple[inspect.Parameter, ...]:
+    """The parameters of a reference function."""
+    return tuple(inspect.signature(function_named(function)).parameters.values())
+
+
+def required_arguments(function: str) -> list[str]:
+    """The arguments that a reference function cannot do without."""
+    return [p.name for p in parameters_of(function) if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def named_arguments(function: str, args, kwargs) -> dict:
+    """The arguments of a call of a reference function by name, those that it only passes on among them."""
+    return {**dict(zip((p.name for p in parameters_of(function)), args, strict=False)), **kwargs}
+
+
 def oracle(function, *args, **kwargs):
     """A reference function on its inputs cast up to float64.
 
@@ -157,8 +176,6 @@ def oracle(function, *args, **kwargs):
     >>> oracle(refattn.softmax, np.zeros(4, dtype=np.float16))
     array([0.25, 0.25, 0.25, 0.25])
     """
-    from refattn.testing.names import function_named
-
     function = function_named(function) if isinstance(function, str) else function
     return function(*in_float64(args), **in_float64(kwargs))
 

@@ -6,11 +6,10 @@ says that there is none, which is wrong where the reference has one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from refattn.testing.names import function_named
+from refattn.testing.reference import named_arguments
 from refattn.testing.vectors import results
 
 GRADIENTS = "_vjp"
@@ -97,6 +96,5 @@ def is_none(name: str, found: dict) -> bool:
 
 def given_as_array(function: str, name: str, args: tuple, kwargs: dict) -> bool:
     """Whether the input that a gradient belongs to was given, and as an array: of a number none need be returned."""
-    given = inspect.signature(function_named(function)).bind_partial(*args, **kwargs).arguments
-    x = given.get(name.partition(".")[0])
+    x = named_arguments(function, args, kwargs).get(name.partition(".")[0])
     return hasattr(x, "shape") or isinstance(x, tuple)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refattn.attention import attention_stages
+from refattn.testing.reference import named_arguments
 
 _OF_ROWS = ("attention", "grouped_query_attention")
 
@@ -36,7 +37,7 @@ def described(function, result, wrong, args, kwargs) -> str:
 
 def _kinds(function, args, kwargs):
     """Sets of rows by name, (..., N), the most particular first."""
-    given = {**dict(zip(("q", "k", "v", "mask"), args, strict=False)), **kwargs}
+    given = named_arguments(function, args, kwargs)
     given.pop("return_lse", None)
     q, k, v = given.pop("q"), given.pop("k"), given.pop("v")
     if function == "grouped_query_attention":

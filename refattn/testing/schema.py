@@ -21,29 +21,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "null": (type(None),), "integer": (int,),
     "number": (int, float),
 }  # fmt: skip
-_KNOWN = frozenset(
-    [
-        "type",
-        "required",
-        "properties",
-        "additionalProperties",
-        "items",
-        "enum",
-        "const",
-        "pattern",
-        "minItems",
-        "minProperties",
-        "minimum",
-        "oneOf",
-        "anyOf",
-        "$ref",
-        "$defs",
-        "$schema",
-        "$id",
-        "title",
-        "description",
-    ]
-)
+_SAID = {"$ref", "$defs", "$schema", "$id", "title", "description"}  # keywords that no check is made of
 
 
 def parsed(text: str | bytes) -> Any:
@@ -106,7 +84,7 @@ def compiled(schema: dict) -> Callable[[Any], tuple[str, str] | None]:
     def check(rules: dict | bool) -> Check:
         if isinstance(rules, bool):
             return lambda value: None if rules else ("", "is unknown", None)
-        if unknown := rules.keys() - _KNOWN:
+        if unknown := rules.keys() - _SAID - {word for words in _MAKERS.values() for word in words}:
             raise ValueError(f"the schema uses {', '.join(sorted(unknown))}, which this reader does not know")
         parts = [make(rules, check) for make, words in _MAKERS.items() if any(word in rules for word in words)]
         if "$ref" in rules:

@@ -6,11 +6,8 @@ the value that was found.
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 
-from refattn.masks import Mask
 from refattn.testing.constants import of_lse
 from refattn.testing.narrowing import Rows, arguments, few_rows
 from refattn.testing.variants import Family, NotApplicable, Variant, families, variants
@@ -92,7 +89,7 @@ def _members(family: Family, rows: Rows, given, targets, known: dict[bytes, floa
 
 def _of_masks(judged) -> dict[str, list[Variant]]:
     """The members of families of masks that are what was returned."""
-    call = inspect.signature(Mask.dense).bind(*judged.args, **judged.kwargs).arguments
+    call = arguments(judged)
     mask, found = call["self"], {}
     for family, _ in families("Mask.dense"):
         values = [x for x in family.values(call["n"], call["m"], mask) if _is(family.build(x), judged)]

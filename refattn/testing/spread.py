@@ -6,13 +6,14 @@ import numpy as np
 
 from refattn.testing.bounds import bound
 from refattn.testing.profiles import PROFILES
+from refattn.testing.reference import named_arguments
 
-_MIXTURES = {  # functions whose result is a mean of rows of one argument: its name, and its place
-    "attention": ("v", 2),
-    "grouped_query_attention": ("v", 2),
-    "tiled_attention": ("v", 2),
-    "split_attention": ("v", 2),
-}
+_MIXTURES = (  # functions whose result is a mean of rows of v
+    "attention",
+    "grouped_query_attention",
+    "tiled_attention",
+    "split_attention",
+)
 _COARSE = 0.125  # a limit below this share of the largest value is no coarse one, however close the values are
 
 
@@ -39,8 +40,7 @@ def says_nothing(function, result, profile, want, limit, args, kwargs) -> bool:
 
 def _deviation(function, want, args, kwargs):
     """The standard deviation of the values in each column, for every query head."""
-    name, place = _MIXTURES[function]
-    v = np.asarray(args[place] if len(args) > place else kwargs[name], dtype=np.float64)
+    v = np.asarray(named_arguments(function, args, kwargs)["v"], dtype=np.float64)
     if not v.shape[-2]:
         return 0.0
     with np.errstate(invalid="ignore"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import zipfile
@@ -10,8 +9,9 @@ import zipfile
 import numpy as np
 
 from refattn.testing import expressions
-from refattn.testing.names import FUNCTIONS, function_named, meant
+from refattn.testing.names import FUNCTIONS, hint
 from refattn.testing.profiles import profile
+from refattn.testing.reference import parameters_of, required_arguments
 from refattn.testing.rounding import round_to
 
 USUAL = {"q": (8, 128, 64), "k": (8, 128, 64), "v": (8, 128, 64)}  # where no sizes are given for attention
@@ -42,11 +42,7 @@ def inputs(function: str, shapes: list[str], *, precision: str, archive=None, ma
         Some of it cannot be read, or the function takes no such argument.
     """
     if function not in FUNCTIONS:
-        near = meant(function, FUNCTIONS)
-        raise ValueError(
-            f"function is {function!r}; refattn has no such function; "
-            + (f"did you mean {' or '.join(near)}?" if near else "try: refattn list functions")
-        )
+        raise ValueError(f"function is {function!r}; refattn has no such function{hint(function)}")
     given = dict(_read(archive)) if archive else {}
     draw = np.random.default_rng(seed)
     sizes = dict(map(_shape, shapes)) or (USUAL if not archive and function == "attention" else {})
@@ -58,11 +54,10 @@ def inputs(function: str, shapes: list[str], *, precision: str, archive=None, ma
     if mask:
         given["mask"] = expressions.parse(mask)
     given |= dict(map(_number, options))
-    takes = inspect.signature(function_named(function)).parameters
+    takes = [p.name for p in parameters_of(function)]
     if foreign := [name for name in given if name not in takes]:
         raise ValueError(f"{function} takes no {foreign[0]}; it takes {', '.join(takes)}")
-    needed = [name for name, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if absent := [name for name in needed if name not in given]:
+    if absent := [name for name in required_arguments(function) if name not in given]:
         raise ValueError(
             f"{function} needs {', '.join(absent)}: give --shape {absent[0]}=8x128x64, or --inputs FILE.npz"
         )

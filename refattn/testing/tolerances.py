@@ -12,7 +12,6 @@ from refattn.testing.distances import distance, same
 from refattn.testing.profiles import profile
 from refattn.testing.reference import in_float64, name_of
 from refattn.testing.variants import Variant, variants
-from refattn.testing.vectors import results
 
 TIERS = ("hard", "statistical")
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -170,7 +169,7 @@ def tolerance(function, /, *args, precision="float32", **kwargs) -> Tolerance:
         for v in variants(name):
             found = _values(v, bounds, args, kwargs)
             for tier in tiers if found else ():
-                if any(distance(found[key], b.value, _limit(b, tier)) > SEEN for key, b in bounds.items()):
+                if any(distance(found[key], b.value, b.limit(tier)) > SEEN for key, b in bounds.items()):
                     seen[tier].append(v)
                     if all(_passes(found[key], b.value, _pair(spreads[key], tier)) for key, b in bounds.items()):
                         passed[tier].append(v)
@@ -183,18 +182,9 @@ def _names(found):
 
 def _values(v, bounds, args, kwargs):
     """What a variant gives, by result; None where it does not apply or gives another shape, which any rule sees."""
-    try:
-        found = {name: np.asarray(x, dtype=np.float64) for name, x in results(v.call(*args, **kwargs)).items()}
-    except Exception:  # whatever a variant stumbles over: it shows nothing with these inputs
-        return None
+    found = v.results(args, kwargs) or {}
     same_shape = all(name in found and found[name].shape == np.shape(b.value) for name, b in bounds.items())
     return found if same_shape else None
-
-
-def _limit(b: Bound, tier):
-    """The bound of a tier; the hard one where the statistical one does not apply."""
-    limit = b.statistical if tier == "statistical" and b.statistical is not None else b.hard
-    return np.broadcast_to(limit, np.shape(b.value))
 
 
 def _pair(spread, tier):
@@ -212,7 +202,7 @@ def _spread(b: Bound) -> Spread:
     finite = np.isfinite(value)
     want, bounds, pairs = np.abs(value[finite]), {}, {}
     for tier in TIERS if b.statistical is not None else TIERS[:1]:
-        limit = _limit(b, tier)[finite]
+        limit = b.limit(tier)[finite]
         bounds[tier] = tuple(float(x) for x in np.quantile(limit, QUANTILES)) if limit.size else (0.0,) * len(QUANTILES)
         pairs[tier] = _tightest(want, limit)
     rms = float(np.sqrt(np.mean(want**2))) if want.size else 0.0

@@ -34,6 +34,11 @@ class Bound(NamedTuple):
     hard: np.ndarray
     statistical: np.ndarray | None = None
 
+    def limit(self, tier: str) -> np.ndarray:
+        """The bound of a tier, as large as the result; the hard one where the statistical one does not apply."""
+        limit = self.statistical if tier == "statistical" and self.statistical is not None else self.hard
+        return np.broadcast_to(limit, np.shape(self.value))
+
 
 _HOME = {  # reference function -> the module here that bounds it
     "testing.round_to": "backend",

@@ -15,6 +15,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
+
+from refattn.testing.vectors import results
+
 
 class NotApplicable(Exception):
     """The arguments do not exercise what a variant does differently."""
@@ -62,6 +66,15 @@ class Variant:
     others: tuple = ()
     said: str = ""
     arguments: Callable | None = None
+
+    def results(self, args, kwargs) -> dict[str, np.ndarray] | None:
+        """What it gives for a call, by result; None where it does not apply, or stumbles over the arguments."""
+        try:
+            with np.errstate(all="ignore"):
+                found = results(self.call(*args, **kwargs))
+                return {name: np.asarray(x, dtype=np.float64) for name, x in found.items() if x is not None}
+        except Exception:  # NotApplicable above all; what it stands for must be reported, whatever else it raises
+            return None
 
 
 VARIANTS: dict[tuple[str, str], Variant] = {}  # by name and reference function
