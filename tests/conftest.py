@@ -12,6 +12,7 @@ import pytest
 import scipy.special
 
 from refattn import backend, masks
+from refattn.testing.nested import arrays, mapped
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
@@ -66,21 +67,23 @@ class Library:
         return call
 
     def array(self, x):
+        """An argument with its arrays in this library."""
+        return mapped(self._array, x)
+
+    def _array(self, x):
         if isinstance(x, np.ndarray):
             keywords = {} if self.device is None else {"device": self.device}
             return self.xp.asarray(x, **keywords)
-        if isinstance(x, tuple):
-            items = [self.array(item) for item in x]
-            return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
         if isinstance(x, masks.Mask):  # a rule may carry arrays
-            rebuilt = lambda rule: rule.with_arguments(**{k: self.array(v) for k, v in rule.arguments.items()})
+            rebuilt = lambda rule: rule.with_arguments(**self.array(rule.arguments))
             return x.rewritten(rebuilt) if any(isinstance(value, np.ndarray) for value in x._data()) else x
         return x
 
     def numpy(self, x):
-        if isinstance(x, tuple):
-            items = [self.numpy(item) for item in x]
-            return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+        """A result with its arrays in NumPy."""
+        return mapped(self._numpy, x)
+
+    def _numpy(self, x):
         if not hasattr(x, "dtype") or isinstance(x, np.ndarray | np.generic):
             return x
         if self.name == "cupy":
@@ -89,16 +92,9 @@ class Library:
 
     def call(self, function, /, *args, **kwargs):
         """The function on this library's arrays: NumPy in, NumPy out, inputs checked to be untouched."""
-        args = [self.array(x) for x in args]
-        kwargs = {name: self.array(x) for name, x in kwargs.items()}
-        before = [_copies(self.numpy(x)) for x in (*args, *kwargs.values())]
+        args, kwargs = self.array(args), self.array(kwargs)
+        before = [(path, x.copy()) for path, x in arrays(self.numpy((args, kwargs)))]
         result = function(*args, **kwargs)
-        for x, was in zip((*args, *kwargs.values()), before, strict=True):
-            np.testing.assert_equal(_copies(self.numpy(x)), was, err_msg="an input was modified")
+        for (path, was), (_, x) in zip(before, arrays(self.numpy((args, kwargs))), strict=True):
+            np.testing.assert_equal(x, was, err_msg=f"an input was modified: {path}")
         return self.numpy(result)
-
-
-def _copies(x):
-    if isinstance(x, tuple):
-        return [_copies(item) for item in x]
-    return x.copy() if isinstance(x, np.ndarray) else None

@@ -10,6 +10,7 @@ from refattn import masks
 from refattn.testing import vectors
 from refattn.testing.bounds import bound
 from refattn.testing.names import FUNCTIONS, PARAMS, RULES, function_named
+from refattn.testing.nested import leaves, mapped
 from refattn.testing.profiles import profile
 
 ALL = [case for mechanism in vectors.mechanisms() for case in vectors.load(mechanism)]
@@ -18,26 +19,14 @@ LIMITS: dict = {}  # of each case and precision, computed once
 
 
 def in_dtype(value, dtype):
-    if isinstance(value, np.ndarray):
-        return value.astype(dtype) if value.dtype == np.float64 else value
-    if isinstance(value, tuple):
-        items = [in_dtype(item, dtype) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value
-
-
-def flat(values):
-    for value in values:
-        if isinstance(value, tuple):
-            yield from flat(value)
-        else:
-            yield value
+    wide = lambda x: isinstance(x, np.ndarray) and x.dtype == np.float64
+    return mapped(lambda x: x.astype(dtype) if wide(x) else x, value)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.mechanism}:{case.id}")
 def test_golden_vector(case, library):
     for dtype in library.dtypes:
-        if all(fits(value, dtype) for value in flat(case.arguments.values())):
+        if all(fits(value, dtype) for value in leaves(case.arguments)):
             check(case, dtype, library)
 
 
@@ -57,7 +46,7 @@ def check(case, dtype, library):
         return
     got = vectors.results(library.call(function, **arguments))
     assert got.keys() >= case.expect.keys()
-    takes_floats = any(getattr(value, "dtype", None) == dtype for value in flat(arguments.values()))
+    takes_floats = any(getattr(value, "dtype", None) == dtype for value in leaves(arguments))
     for name, want in case.expect.items():
         result = np.asarray(got[name])
         assert result.shape == want.shape, name

@@ -18,6 +18,7 @@ from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, Incomplete, compare
 from refattn.testing.names import FUNCTIONS, function_named, hint
+from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
 from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
@@ -194,8 +195,8 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Resu
     if case.relation:
         return _related(adapter, case)
     call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
-    arguments = _given(case.arguments, case.dtype)
-    before = {name: copy(value) for name, value in arguments.items()}
+    arguments = cast(case.arguments, case.dtype)
+    before = [(path, x, x.copy()) for path, x in arrays(arguments)]
     try:
         with np.errstate(all="ignore"):
             got = call(**arguments)
@@ -213,9 +214,9 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Resu
     if case.refuses:
         message = f"accepts what must be refused ({case.comment.rstrip('.').lower()})"
         return Result(case, "broken", "accepts wrong input", case.clauses[0], message)
-    for name, value in arguments.items():
-        if isinstance(value, np.ndarray) and not np.array_equal(value, before[name], equal_nan=value.dtype.kind == "f"):
-            return Result(case, "broken", "modifies an input", "BACKEND-PURE", f"{name} was changed by the call")
+    for path, x, was in before:
+        if not np.array_equal(x, was, equal_nan=x.dtype.kind == "f"):
+            return Result(case, "broken", "modifies an input", "BACKEND-PURE", f"{path} was changed by the call")
     try:
         first, second = (guarded(_read)(case, returned) for returned in (got, again))
         if case.arguments.get("return_lse") and "lse" not in first:
@@ -243,7 +244,7 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Resu
     if all(c.verdict == "cannot be judged" for c in wrong):
         reason = f"cannot be judged at {wrong[0].precision}, whose bound is wider than the values are apart"
         return Result(case, "unsupported", reason=reason, comparisons=comparisons)
-    stages = stages_of(adapter, case, _given(case.arguments, case.dtype), precision)
+    stages = stages_of(adapter, case, cast(case.arguments, case.dtype), precision)
     return Result(case, "broken", stages=stages).called(comparisons)
 
 
@@ -260,10 +261,6 @@ def _read(case, returned):
 
 def _wide(x):
     return np.zeros(0) if x is None else x.astype(np.float64)
-
-
-def _given(arguments, dtype):
-    return {name: cast(value, dtype) for name, value in arguments.items()}
 
 
 def _lacking(case, first):
@@ -297,7 +294,7 @@ def _related(adapter, case):
     call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
     try:
         with np.errstate(all="ignore"):
-            comparisons, found = consistency.judge(call, case, lambda x: _given(x, case.dtype), precision)
+            comparisons, found = consistency.judge(call, case, lambda x: cast(x, case.dtype), precision)
     except Unsupported as missing:
         return Result(case, "unsupported", reason=str(missing))
     except Failed as failure:
@@ -324,14 +321,5 @@ def _alone(case, found, precision):
 
 def cast(value, dtype):
     """Floating-point arrays in an implementation's dtype; formats that NumPy lacks as float32, which holds them exactly."""
-    if isinstance(value, tuple):
-        items = [cast(item, dtype) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return in_dtype(value, dtype if dtype in ("float64", "float32", "float16") else "float32")
-    return value
-
-
-def copy(value):
-    """A copy of an array, to see later whether it was written to."""
-    return value.copy() if isinstance(value, np.ndarray) else None
+    held = dtype if dtype in ("float64", "float32", "float16") else "float32"
+    return mapped(lambda x: in_dtype(x, held) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, value)

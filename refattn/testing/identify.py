@@ -19,6 +19,7 @@ from refattn.testing.adapters.guard import guarded
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, applied, points
 from refattn.testing.conventions.elsewhere import AS_ARGUMENTS
 from refattn.testing.names import function_named
+from refattn.testing.nested import mapped
 from refattn.testing.presets.composed import attend
 from refattn.testing.profiles import profile
 from refattn.testing.reference import required_arguments, to_numpy
@@ -169,7 +170,7 @@ class _Kernel:
         if self.scale is not None and point.function == "attention" and point.name != "scale/default":
             arguments = {"scale": self.scale, **arguments}
         arguments = self._with_arrays(arguments)
-        given = {name: self._cast(x) for name, x in arguments.items()}
+        given = mapped(self._cast, arguments)
         with np.errstate(all="ignore"):
             required = [given.pop(name) for name in required_arguments(function)]  # a stranger may name them otherwise
             got = results(self.calls[function](*required, **given))
@@ -186,9 +187,6 @@ class _Kernel:
         return {**arguments, "mask": dense[None, None] if dense.ndim == 2 else dense}
 
     def _cast(self, x):
-        if isinstance(x, tuple):
-            items = [self._cast(part) for part in x]
-            return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             return x
         out = self.profile.out

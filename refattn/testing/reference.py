@@ -13,6 +13,7 @@ import refattn
 from refattn import backend
 from refattn.masks import Mask
 from refattn.testing.names import function_named
+from refattn.testing.nested import mapped
 from refattn.testing.rounding import format_named
 
 
@@ -125,20 +126,14 @@ def name_of(function) -> str:
     return name if getattr(refattn, name, None) is function else f"{module}.{name}"
 
 
-def in_float64(arguments, _depth=0):
+def in_float64(arguments):
     """Arguments with every array as NumPy, floating-point ones in float64; masks, tuples and scalars kept."""
-    if _depth > 8:  # nothing that deep is an argument
-        return arguments
-    if isinstance(arguments, dict):
-        return {name: in_float64(x, _depth + 1) for name, x in arguments.items()}
-    if isinstance(arguments, list) and arguments and hasattr(arguments[0], "dtype"):
-        return [in_float64(x, _depth + 1) for x in arguments]
-    if isinstance(arguments, tuple):
-        items = [in_float64(x, _depth + 1) for x in arguments]
-        return type(arguments)(*items) if hasattr(arguments, "_fields") else tuple(items)
-    if isinstance(arguments, Mask) or not hasattr(arguments, "dtype") or callable(getattr(arguments, "shape", len)):
-        return arguments
-    return to_numpy(arguments)
+    return mapped(_in_float64, arguments)
+
+
+def _in_float64(x):
+    is_array = hasattr(x, "dtype") and not isinstance(x, Mask) and not callable(getattr(x, "shape", len))
+    return to_numpy(x) if is_array else x
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from refattn.testing import expressions
 from refattn.testing.adapters import Adapter
 from refattn.testing.bounds import bound
 from refattn.testing.checking import EFFORTS, CheckCase, Result, all_cases, run_case, smallest
+from refattn.testing.nested import paths
 from refattn.testing.profiles import profile
 from refattn.testing.reference import oracle
 from refattn.testing.vectors import results
@@ -94,8 +95,7 @@ def save(path: str, adapter: Adapter, case: CheckCase) -> None:
             contents[f"input.{name}"] = _dense(case.arguments)
             contents[f"input.{name}.rule"] = repr(value)
         elif isinstance(value, tuple):
-            fields = value._asdict() if hasattr(value, "_asdict") else dict(enumerate(value))
-            contents |= {f"input.{name}.{key}": x for key, x in fields.items() if x is not None}
+            contents |= {f"input.{path}": x for path, x in paths(value, name) if x is not None}
         elif value is not None:
             contents[f"input.{name}"] = value
     if not case.refuses:

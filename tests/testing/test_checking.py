@@ -244,6 +244,19 @@ def broken(kind):
     return kernel
 
 
+def test_a_write_into_a_set_of_parameters_is_seen():
+    """Two calls then differ as well, but that is not what is wrong."""
+
+    def kernel(x, params, **options):
+        out = refattn.latent.multi_head_latent_attention(x, params, **options)
+        params.kv_norm[...] *= 2
+        return out
+
+    report = check(kernel, "latent.multi_head_latent_attention", effort="smoke", only="*.plain.*")
+    assert {(r.deviation, r.clause) for r in report.results} == {("modifies an input", "BACKEND-PURE")}
+    assert report.results[0].message == "params.kv_norm was changed by the call"
+
+
 @pytest.mark.parametrize(
     ("kind", "deviation"),
     [

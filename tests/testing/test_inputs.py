@@ -10,6 +10,7 @@ from refattn.positions import NTK, DynamicNTK, Linear, Llama3, LongRoPE, YaRN
 from refattn.testing import matches, vectors
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.checking import all_cases, run_case
+from refattn.testing.nested import leaves, records
 from tests.testing.mutants_inputs import ONE_INPUT
 
 SAME_KIND = ("attention.padding.0001", "attention.dropout.0002", "positions.yarn.0005")  # golden cases of these kinds
@@ -88,19 +89,10 @@ def other(value, default):
     return type(value) is not type(default) or value != default
 
 
-def records(value):
-    """Every NamedTuple in an argument, itself included."""
-    if isinstance(value, tuple):
-        if hasattr(value, "_fields"):
-            yield value
-        for part in value:
-            yield from records(part)
-
-
 def unseen_fields(given):
     """(type, field) of the records in some arguments whose field has its default everywhere."""
     fields: dict = {}
-    for record in (r for arguments in given for value in arguments.values() for r in records(value)):
+    for record in (r for arguments in given for r in records(arguments)):
         for name, default in record._field_defaults.items():
             key = type(record).__name__, name
             fields[key] = fields.get(key, False) or other(getattr(record, name), default)
@@ -133,15 +125,6 @@ def test_every_function_with_a_scaling_is_held_to_it():
     assert set(SCALED) == {f for f in FUNCTIONS if {"scaling", "rope"} & optional(f).keys()}
 
 
-def arrays(value):
-    """The arrays in an argument that have rows and columns."""
-    if isinstance(value, tuple):
-        for part in value:
-            yield from arrays(part)
-    elif isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim > 1:
-        yield value
-
-
 SQUARE = [f for f in FUNCTIONS if f.endswith("_vjp") or f in ("layer_norm", "rms_norm", "softmax", "logsumexp")]
 NO_SQUARE = {
     "gradients.rotate_vjp": "tables are half as wide as what they turn",
@@ -153,7 +136,8 @@ NO_SQUARE = {
 def test_rows_are_as_many_as_columns_in_some_case(function, cases):
     """Statistics, sums and gradients over the wrong axis have the right shape only there."""
     for case in cases(function):
-        sizes = {size for value in case.arguments.values() for x in arrays(value) for size in x.shape[-2:]}
+        grids = [x for x in leaves(case.arguments) if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.ndim > 1]
+        sizes = {size for x in grids for size in x.shape[-2:]}
         if len(sizes) == 1 and min(sizes) > 2:
             return
     pytest.fail("no case has as many rows as columns")

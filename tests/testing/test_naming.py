@@ -17,6 +17,7 @@ from refattn.testing import compare
 from refattn.testing.bounds import bound
 from refattn.testing.diagnosis import FITS
 from refattn.testing.distances import distance
+from refattn.testing.nested import mapped
 from refattn.testing.profiles import profile
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants
@@ -35,15 +36,8 @@ ALIKE = 0.5  # variants that differ by fewer bounds than this cannot be told apa
 def rounded(given, fmt):
     """Arguments as a kernel of a format gets them."""
 
-    def narrow(x):
-        if isinstance(x, tuple) and hasattr(x, "_fields"):
-            return type(x)(*map(narrow, x))
-        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-            with np.errstate(all="ignore"):
-                return round_to(x, fmt)
-        return x
-
-    return {name: narrow(x) for name, x in given.items()}
+    with np.errstate(all="ignore"):
+        return mapped(lambda x: round_to(x, fmt) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, given)
 
 
 def stored(value, name, fmt):

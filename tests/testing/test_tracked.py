@@ -8,6 +8,7 @@ from refattn import backend
 from refattn.testing import vectors
 from refattn.testing.bounds import _HOME, bound
 from refattn.testing.names import function_named
+from refattn.testing.nested import mapped
 from refattn.testing.profiles import PROFILES, profile
 from refattn.testing.rounding import FORMATS, round_to
 from refattn.testing.tracked import automatic_bound
@@ -44,12 +45,8 @@ class Rounding:
 
 def narrowed(value, dtype):
     """The arrays of an argument in another dtype."""
-    if isinstance(value, tuple | list):
-        items = [narrowed(x, dtype) for x in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return value.astype(dtype)
-    return value
+    wide = lambda x: isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    return mapped(lambda x: x.astype(dtype) if wide(x) else x, value)
 
 
 def furthest(case, precision, call):

@@ -18,6 +18,7 @@ the weights move Σ p v by Σ p θ (v - o) / (1 + Σ p θ), not by Σ p |θ| |v|
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 from refattn import masks
 from refattn.testing.bounds import Bound
 from refattn.testing.names import function_named
+from refattn.testing.nested import mapped
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
 from refattn.testing.tracked.array import MEMORY, Tracked, rounded
@@ -55,9 +57,10 @@ def automatic_bound(function: str | Callable, profile: Profile, /, *args, **kwar
     (0.25, True)
     """
     xp = Namespace(profile)
+    tracked = functools.partial(_tracked, xp)
     with np.errstate(all="ignore"):
         call = function_named(function) if isinstance(function, str) else function
-        returned = call(*(_tracked(xp, x) for x in args), **{name: _tracked(xp, x) for name, x in kwargs.items()})
+        returned = call(*mapped(tracked, args), **mapped(tracked, kwargs))
         found = _flat(results(returned))
         return {name: _bound(profile, x, _format(profile, name, found)) for name, x in found.items()}
 
@@ -96,9 +99,7 @@ def _tracked(xp, x):
     if isinstance(x, np.ndarray | np.generic):
         x = np.asarray(x)
         return Tracked(xp, x.astype(np.float64) if x.dtype.kind == "f" else x, place=MEMORY, leaf=True)
-    if isinstance(x, tuple | list):
-        items = [_tracked(xp, item) for item in x]
-        return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
     if isinstance(x, masks.Mask) and any(isinstance(value, np.ndarray) for value in x._data()):
-        return x.rewritten(lambda rule: rule.with_arguments(**{k: _tracked(xp, v) for k, v in rule.arguments.items()}))
+        tracked = functools.partial(_tracked, xp)
+        return x.rewritten(lambda rule: rule.with_arguments(**mapped(tracked, rule.arguments)))
     return x
