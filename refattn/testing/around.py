@@ -12,9 +12,9 @@ import types
 import numpy as np
 
 from refattn.testing.bounds import Bound, bound
+from refattn.testing.mechanisms.attention.variants import STEPS, recorded
 from refattn.testing.reference import name_of
 from refattn.testing.variants import NotApplicable, Variant
-from refattn.testing.variants.attention import STEPS, recorded
 
 
 def bound_around(v: Variant, profile, args, kwargs) -> dict[str, Bound] | None:

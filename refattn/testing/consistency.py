@@ -18,10 +18,10 @@ from refattn.testing import layouts
 from refattn.testing.adapters import Failed
 from refattn.testing.adapters.guard import told
 from refattn.testing.bounds import bound
+from refattn.testing.inputs import Draw, Seeded
 from refattn.testing.matches import Comparison
 from refattn.testing.outcome import CheckCase
 from refattn.testing.profiles import profile
-from refattn.testing.recipes import Draw
 from refattn.testing.reference import to_numpy
 from refattn.testing.vectors import results
 
@@ -160,7 +160,7 @@ def relations(function: str, dtype: str, seed: int) -> Iterator[CheckCase]:
     """The cases of self-consistency for a function; none where it is no attention."""
     if function not in FUNCTIONS:
         return
-    draw = Draw(np.random.default_rng([seed, zlib.crc32(f"{function} {dtype} self".encode())]), dtype)
+    draw = Draw(Seeded(seed, zlib.crc32(f"{function} {dtype} self".encode())), dtype)
     for name, relation in RELATIONS.items():
         heads = 6 if function.startswith("grouped") else 3
         x = {"q": draw.normal(2, heads, 5, 8), "k": draw.normal(2, 3, 7, 8), "v": draw.normal(2, 3, 7, 8)}

@@ -326,7 +326,7 @@ def _pairs(judged: Judged, values):
     """Two conventions of attention at once, those seen most often first, as far as the budget goes, with their values."""
     if judged.function not in _PAIRED:
         return
-    from refattn.testing.variants import derived
+    from refattn.testing import derive as derived
 
     seen = sorted((v for v, _ in values if v.seen), key=lambda v: -len(v.seen))
     cost = max(judged.got.size, 1) * max(int(np.shape(arguments(judged)["k"])[-2]), 1)

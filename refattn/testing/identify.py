@@ -18,6 +18,7 @@ from refattn.testing import adapters, presets
 from refattn.testing.adapters.guard import guarded
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Answer, Point, applied, points
 from refattn.testing.conventions.elsewhere import AS_ARGUMENTS
+from refattn.testing.mechanisms.masks.variants import holds
 from refattn.testing.names import function_named
 from refattn.testing.nested import mapped
 from refattn.testing.presets.composed import attend
@@ -25,7 +26,6 @@ from refattn.testing.profiles import profile
 from refattn.testing.reference import required_arguments, to_numpy
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants
-from refattn.testing.variants.masks import holds
 from refattn.testing.vectors import results
 
 LAYOUT = "layout"

@@ -80,8 +80,8 @@ def of_head(judged, place):
 
 def _rule(mask, cut):
     """A rule whose data are those of one head."""
+    from refattn.testing.mechanisms.masks.variants import with_data
     from refattn.testing.variants import NotApplicable
-    from refattn.testing.variants.masks import with_data
 
     try:
         return with_data(mask, cut)
@@ -132,8 +132,8 @@ def few_rows(judged, ratio, count: int = 12) -> Rows | None:
 
 def _rows(judged, place, rows) -> Rows:
     """Some rows of a head."""
-    from refattn.testing.variants.tiled import as_arrays, repeated
-    from refattn.testing.variants.tiles import dense
+    from refattn.testing.mechanisms.tiled.tiles import dense
+    from refattn.testing.mechanisms.tiled.variants import as_arrays, repeated
 
     given = arguments(judged)
     q, k, v, mask = (given.pop(name, None) for name in _NAMES)

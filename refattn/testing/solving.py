@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from refattn.testing.constants import of_lse
+from refattn.testing.mechanisms.attention.variants import evaluate
 from refattn.testing.narrowing import Rows, arguments, few_rows
 from refattn.testing.variants import Family, NotApplicable, Variant, families, variants
-from refattn.testing.variants.attention import evaluate
 
 _NEAR = 8.0  # bounds within which a few rows must lie for a value to be tried on all
 _CLOSE = 1.0  # those that lie within so many come first

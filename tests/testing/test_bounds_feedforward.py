@@ -188,7 +188,7 @@ def test_a_function_is_known_by_its_name_and_a_stranger_is_not():
 
 
 def test_an_activation_passes_errors_on_no_steeper_than_the_bound_thinks():
-    from refattn.testing.bounds.feedforward import _ERRORS
+    from refattn.testing.mechanisms.feedforward.bounds import _ERRORS
 
     z = np.linspace(-10.0, 10.0, 200001)
     for name, (_, slope) in _ERRORS.items():

@@ -19,9 +19,10 @@ from refattn.testing.adapters import CallableAdapter
 from refattn.testing.bounds import bound
 from refattn.testing.checking import cast
 from refattn.testing.distances import distance
+from refattn.testing.inputs import Draw, Seeded
+from refattn.testing.mechanisms.latent.mla.inputs import held, layer
 from refattn.testing.profiles import profile
-from refattn.testing.recipes import Draw, recipes
-from refattn.testing.recipes.mla import held, layer
+from refattn.testing.recipes import recipes
 from refattn.testing.replay import find, snippet
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import NotApplicable, variants
@@ -259,7 +260,7 @@ def test_held_latents_are_as_a_cache_gives_them():
     """Appending to the snapshot is appending to a cache that got the same before, and the snapshot stays as it was."""
     from refattn.cache import LatentKVCache
 
-    draw = Draw(np.random.default_rng(0), "float32")
+    draw = Draw(Seeded(0), "float32")
     given = layer(draw)
     before = held(draw, 5, given)
     cache = LatentKVCache()
@@ -286,7 +287,7 @@ def test_arguments_can_be_written_for_another_program(tmp_path):
     """A kernel behind the line protocol gets weights, cache and rotation as named members."""
     from refattn.testing.adapters.line_files import write
 
-    draw = Draw(np.random.default_rng(0), "float32")
+    draw = Draw(Seeded(0), "float32")
     given = layer(draw, n=2)
     given["cache"] = held(draw, 5, given)
     write(tmp_path / "case.json", ATTEND, "float32", given)

@@ -11,7 +11,7 @@ from refattn import masks
 from refattn.attention import Dropout
 from refattn.masks import Mask
 from refattn.testing.conventions import Answer, Point
-from refattn.testing.variants.masks import replaced
+from refattn.testing.mechanisms.masks.variants import replaced
 
 D = 16  # 1/√D is exact in binary
 NATIVE = ("causal", "window")  # rules for which implementations have an argument of their own

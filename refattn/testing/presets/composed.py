@@ -13,8 +13,8 @@ import numpy as np
 
 from refattn.attention import _mix
 from refattn.masks import Mask
+from refattn.testing.mechanisms.attention.variants import STEPS, evaluate, recorded
 from refattn.testing.variants import VARIANTS, NotApplicable, variants
-from refattn.testing.variants.attention import STEPS, evaluate, recorded
 
 # Pairs that replace one step, and the variant that is both.
 _BOTH = {frozenset(("empty_row/mean", "mask/adds")): "fill/lowest_added"}

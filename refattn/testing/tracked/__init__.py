@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from refattn import masks
-from refattn.testing.bounds import Bound
 from refattn.testing.names import function_named
 from refattn.testing.nested import mapped
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
+from refattn.testing.roundoff import Bound
 from refattn.testing.tracked.array import MEMORY, Tracked, rounded
 from refattn.testing.tracked.moving import constant_error
 from refattn.testing.tracked.namespace import Namespace

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.special
 
 from refattn import backend
-from refattn.testing.bounds import gamma
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS, round_to
+from refattn.testing.roundoff import gamma
 from refattn.testing.tracked.array import (
     CONSTANT,
     INSIDE,

@@ -1,0 +1,83 @@
+"""How far a correct kernel of a given profile can be from the oracle, element by element.
+
+A bound function takes the profile and the reference function's own arguments (NumPy float64) and returns a
+dictionary: for each result ('out', 'lse') a `Bound`. It is derived by forward error analysis with the actual
+magnitudes; nothing is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from refattn import backend
+from refattn.testing.profiles import profile as named_profile
+from refattn.testing.reference import in_float64, name_of, oracle
+from refattn.testing.roundoff import Bound, gamma, rounded
+from refattn.testing.subject import load, subjects
+
+__all__ = ["Bound", "bound", "bound_of", "gamma", "rounded"]
+
+
+BOUNDS: dict[str, Callable] = {}
+
+
+def bound_of(*functions):
+    """Register a bound function for reference functions, by name."""
+
+    def register(bound):
+        BOUNDS.update(dict.fromkeys(functions, bound))
+        return bound
+
+    return register
+
+
+def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
+    """The results of a reference function with their bounds: derived by hand where that was done, else from its code.
+
+    Parameters
+    ----------
+    function : callable or str
+        The reference function.
+    precision : str or Profile
+        What the kernel promises to round and where.
+    *args, **kwargs
+        Its arguments, as the kernel got them, of any framework.
+
+    Raises
+    ------
+    NotImplementedError
+        The function takes a step for which there is no rule.
+
+    Examples
+    --------
+    >>> import refattn
+    >>> found = bound(refattn.softmax, "float32", np.zeros(4, dtype=np.float32))["out"]
+    >>> found.value, bool(found.hard.max() < 1e-6)
+    (array([0.25, 0.25, 0.25, 0.25]), True)
+    """
+    function, profile = name_of(function), named_profile(precision)
+    args, kwargs = in_float64(args), in_float64(kwargs)
+    load()
+    try:
+        bounds = _bounded(function, profile, args, kwargs)
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, Warning):
+        oracle(function, *args, **kwargs)  # says which argument is wrong, if one is
+        raise
+    if profile.out.name == "float64":  # the oracle rounds as much as the kernel does
+        bounds = {name: Bound(b.value, 2 * b.hard, _twice(b.statistical)) for name, b in bounds.items()}
+    return bounds
+
+
+@backend.ieee
+def _bounded(function, profile, args, kwargs):
+    if function in subjects() and (own := subjects()[function].bound):
+        return own(profile, *args, **kwargs)
+    if function in BOUNDS:
+        return BOUNDS[function](profile, *args, **kwargs)
+    from refattn.testing.tracked import automatic_bound
+
+    return automatic_bound(function, profile, *args, **kwargs)
+
+
+def _twice(x):
+    return None if x is None else 2 * x
