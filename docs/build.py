@@ -24,6 +24,8 @@ sys.path[:0] = [str(ROOT), str(DOCS)]  # the checkout before anything installed
 from generator import check, implementations, mechanisms, overviews, power  # noqa: E402
 from generator.text import Book, Page, table  # noqa: E402
 
+from refattn.testing import vectors  # noqa: E402
+
 OUT = DOCS / "_gen"
 PAGES = OUT / "pages"
 SITE = ROOT / "site"
@@ -79,7 +81,7 @@ def write_pages(draft=False):
 
 
 def complete(draft):
-    for name in mechanisms.names():
+    for name in vectors.mechanisms():
         try:
             yield mechanisms.read(name)
         except mechanisms.Incomplete as lack:

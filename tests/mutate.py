@@ -26,20 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = (
-    "softmax",
-    "masks",
-    "attention",
-    "heads",
-    "positions",
-    "norms",
-    "feedforward",
-    "gradients",
-    "tiled",
-    "cache",
-    "latent",
-    "backend",
-)
+MODULES = tuple(name.partition("/")[0] for name in (ROOT / "spec" / "mechanisms.txt").read_text().split())
 TESTS = {
     "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"],
     "tiled": ["tests/test_tiled.py", "tests/test_tiled_backward.py", "tests/test_packed.py"],

@@ -16,7 +16,7 @@ from refattn.testing.variants import variants
 ROOT = Path(__file__).parents[1]
 SPEC = ROOT / "spec"
 ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)+\b")
-MECHANISMS = sorted(str(p.parent.relative_to(SPEC)) for p in SPEC.glob("**/clauses.md"))
+MECHANISMS = (SPEC / "mechanisms.txt").read_text().split()
 
 
 def clauses():
@@ -162,23 +162,44 @@ def test_definitions_and_algorithms_are_independent():
             assert not [m for m in imports(path) if m.split(".")[0] in ("spec", "mpmath")], path
 
 
-FLOORS = [
-    ["backend"],
-    ["softmax", "masks"],
-    ["attention"],
-    ["positions", "norms", "feedforward"],
-    ["heads"],
-    ["gradients", "cache"],
-    ["tiled", "latent"],
-    ["testing", "conformance", "cli", "console"],
-]
+KIT = ("testing", "conformance", "cli", "console")
+COMMON = ("arguments",)  # what every mechanism uses, and backend with it
+
+
+def home(module):
+    """The mechanism that a module of refattn belongs to; of a family the last. The name of what is no mechanism."""
+    own = "/".join(module.removesuffix(".__init__").split(".")[1:])
+    of = [m for m in MECHANISMS if own == m or own.startswith(f"{m}/") or m.startswith(f"{own}/")]
+    return of[-1] if of else own.partition("/")[0]
+
+
+def imported(path):
+    """The modules of refattn that a file imports: `from refattn import masks` is one of refattn.masks."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("refattn."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "refattn":
+            found = ((alias.name, getattr(refattn, alias.name)) for alias in node.names)
+            yield from (f"refattn.{name}" if inspect.ismodule(x) else x.__module__ for name, x in found)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refattn."):
+            yield node.module
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports from where it stands"
+
+
+def test_the_list_of_mechanisms_is_whole():
+    assert sorted(MECHANISMS) == sorted(str(p.parent.relative_to(SPEC)) for p in SPEC.glob("**/clauses.md"))
 
 
 def test_imports_go_one_way():
-    floor = {name: n for n, names in enumerate(FLOORS) for name in names}
+    """A module imports only what stands above it in spec/mechanisms.txt; the kit may import all of them, none of them the kit."""
+    floor = {name: n for n, name in enumerate(MECHANISMS)} | dict.fromkeys(COMMON, 0)
     for path in (ROOT / "refattn").glob("**/*.py"):
-        own = path.relative_to(ROOT / "refattn").parts[0].removesuffix(".py")
-        for module in imports(path) if own != "__init__" else ():
-            parts = module.split(".")
-            if parts[0] == "refattn" and len(parts) > 1:
-                assert floor[parts[1]] <= floor[own], f"{path.name} imports {module}"
+        own = home(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if own in KIT or own == "":  # the package itself offers them all
+            continue
+        for module in imported(path):
+            other = home(module)
+            assert other in floor, f"{path.name} imports {module}"
+            assert floor[other] <= floor[own], (
+                f"{path.name} imports {module}, which stands below it in spec/mechanisms.txt"
+            )

@@ -170,6 +170,7 @@ def test_a_file_that_was_tampered_with_is_refused(change, says, tmp_path, monkey
     path = tmp_path / "softmax" / "vectors.json"
     path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
     (tmp_path / "schema.json").write_bytes((vectors.spec_dir() / "schema.json").read_bytes())
+    (tmp_path / "mechanisms.txt").write_text("softmax\n")
     monkeypatch.setattr(vectors, "spec_dir", lambda: tmp_path)
     with pytest.raises(ValueError, match=says) as refused:
         vectors.load.__wrapped__("softmax")
@@ -183,6 +184,7 @@ def test_only_a_mechanism_by_its_name_is_loaded(mechanism, tmp_path, monkeypatch
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "vectors.json").write_text(json.dumps(SOFTMAX))
     (tmp_path / "spec" / "schema.json").write_bytes((vectors.spec_dir() / "schema.json").read_bytes())
+    (tmp_path / "spec" / "mechanisms.txt").write_text("softmax\n")
     monkeypatch.setattr(vectors, "spec_dir", lambda: tmp_path / "spec")
     with pytest.raises(ValueError, match=r"no golden vectors for .*; there are: softmax$"):
         vectors.load.__wrapped__(mechanism)

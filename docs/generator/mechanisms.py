@@ -27,12 +27,6 @@ from .text import CLAUSE, Page, table
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "spec"
 
-# The order of the pages. What is not listed comes after these, by name.
-ORDER = (
-    "softmax", "masks", "attention", "heads", "positions", "norms", "feedforward", "gradients", "tiled", "cache",
-    "latent/mla", "backend",
-)  # fmt: skip
-
 
 class Incomplete(Exception):
     """A mechanism lacks a part of its page."""
@@ -60,11 +54,6 @@ class Mechanism:
     @property
     def path(self):
         return f"mechanisms/{self.name}.md"
-
-
-def names():
-    found = sorted(str(path.parent.relative_to(SPEC)) for path in SPEC.glob("**/clauses.md"))
-    return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 def read(name):
@@ -126,7 +115,7 @@ def _place_functions(m):
     """For every function that the definition defines, the module and name of its array code."""
     for name in getattr(m.definition, "FUNCTIONS", {}):
         function = inspect.unwrap(function_named(name))
-        owner = next((other for other in names() if _owns(other, function.__module__)), None)
+        owner = next((other for other in vectors.mechanisms() if _owns(other, function.__module__)), None)
         if owner not in (None, m.name):
             m.functions[name] = None  # shown on the other page
             continue

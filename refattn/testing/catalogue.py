@@ -13,17 +13,12 @@ from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
 from refattn.testing.formulas import in_text
 from refattn.testing.names import FUNCTIONS, RULES, function_named, rule_named
 from refattn.testing.profiles import PROFILES, Profile
+from refattn.testing.subject import mechanisms
 from refattn.testing.variants import variants
 
 LONGEST_NAME = 100  # what is longer is no name with a slip in it
 LARGEST_PICTURE = 1000  # queries or keys
 _CLAUSE = re.compile(r"^### (\S+)\n\n(.*?)(?=\n\n|\n#|\Z)", re.S | re.M)
-
-
-def mechanisms() -> list[str]:
-    """Every mechanism of the specification."""
-    root = vectors.spec_dir()
-    return sorted(str(path.parent.relative_to(root)) for path in root.glob("**/clauses.md"))
 
 
 def text_of(mechanism: str, file: str = "clauses.md") -> str:

@@ -106,9 +106,14 @@ def spec_dir() -> Path:
 
 
 @cache
+def listed(root: Path) -> tuple[str, ...]:
+    """The mechanisms of a folder of the specification, ground floor first: 'softmax', 'latent/mla'."""
+    return tuple((root / "mechanisms.txt").read_text(encoding="utf-8").split())
+
+
 def mechanisms() -> tuple[str, ...]:
-    """The mechanisms of the specification, ground floor first: 'softmax', 'latent/mla'."""
-    return tuple((spec_dir() / "mechanisms.txt").read_text(encoding="utf-8").split())
+    """The mechanisms of the specification, ground floor first."""
+    return listed(spec_dir())
 
 
 @cache

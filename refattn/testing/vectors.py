@@ -8,14 +8,13 @@ import operator
 import re
 from dataclasses import dataclass
 from functools import cache, reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import refattn
 from refattn.testing import schema
 from refattn.testing.names import function_named, params_named, rule_named
+from refattn.testing.subject import listed, spec_dir
 
 SCHEMA = "refattn-vectors/1"
 
@@ -36,16 +35,9 @@ class GoldenCase:
     refuses: bool
 
 
-def spec_dir() -> Path:
-    """The folder of the specification: inside an installed package, or beside the package in a checkout."""
-    inside = Path(refattn.__file__).parent / "_spec"
-    return inside if inside.is_dir() else Path(refattn.__file__).parents[1] / "spec"
-
-
-def mechanisms() -> list[str]:
-    """The mechanisms that have golden vectors."""
-    root = spec_dir()
-    return sorted(str(path.parent.relative_to(root)) for path in root.glob("**/vectors.json"))
+def mechanisms() -> tuple[str, ...]:
+    """The mechanisms, each with its golden vectors, ground floor first."""
+    return listed(spec_dir())
 
 
 @cache
