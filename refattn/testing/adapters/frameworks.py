@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from refattn.testing.adapters import Adapter, Unsupported
+from refattn.testing.adapters.base import Adapter, Unsupported
 
 
 class FrameworkAdapter(Adapter):

@@ -6,7 +6,7 @@ import functools
 import sys
 from pathlib import Path
 
-from refattn.testing.adapters import Adapter, CallableAdapter, Failed
+from refattn.testing.adapters.base import Adapter, Failed
 
 # What such an exception says is not about the input: something is not installed, not there, or no memory is left.
 NO_REFUSAL = (ImportError, OSError, MemoryError, SyntaxError)
@@ -41,7 +41,7 @@ def guarded(call):
     >>> guarded(sys.exit)(0)
     Traceback (most recent call last):
         ...
-    refattn.testing.adapters.Failed: it ends the process: SystemExit: 0
+    refattn.testing.adapters.base.Failed: it ends the process: SystemExit: 0
     """
 
     @functools.wraps(call)
@@ -78,8 +78,6 @@ def _raised_in(error):
 
 
 def _own_files(adapter):
-    files = {str(path) for path in Path(__file__).parent.glob("*.py")}
-    if not isinstance(adapter, CallableAdapter):
-        modules = (sys.modules.get(kind.__module__) for kind in type(adapter).__mro__)
-        files |= {str(getattr(module, "__file__", "")) for module in modules} - {""}
-    return files
+    modules = (sys.modules.get(kind.__module__) for kind in type(adapter).__mro__)
+    own = {str(getattr(module, "__file__", "")) for module in modules} - {""}
+    return own | {str(path) for path in Path(__file__).parent.glob("*.py")}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refattn.testing.adapters import STEPWISE, STEPWISE_BFLOAT16, Unsupported
+from refattn.testing.adapters.base import STEPWISE, STEPWISE_BFLOAT16, Unsupported
 from refattn.testing.adapters.frameworks import FrameworkAdapter, unavailable
 from refattn.testing.adapters.translation import attention_call
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from refattn.heads import PackedMultiHeadParams
 from refattn.masks import Mask
-from refattn.testing.adapters import STEPWISE, STEPWISE_BFLOAT16, Unsupported
+from refattn.testing.adapters.base import STEPWISE, STEPWISE_BFLOAT16, Unsupported
 from refattn.testing.adapters.frameworks import FrameworkAdapter, unavailable
 from refattn.testing.adapters.translation import attention_call
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing import schema
-from refattn.testing.adapters import Failed, Unsupported
+from refattn.testing.adapters.base import Failed, Unsupported
 from refattn.testing.reference import from_bits
 
 PROTOCOL = "refattn-line/1"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from refattn.testing import schema
-from refattn.testing.adapters import Failed
+from refattn.testing.adapters.base import Failed
 from refattn.testing.printable import printable
 
 _PATIENCE = 3  # so many cases in a row without an answer in time, and the kernel is asked no more

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from refattn.testing import schema
-from refattn.testing.adapters import PROCESS, Adapter, Failed, Unsupported
+from refattn.testing.adapters.base import PROCESS, Adapter, Failed, Unsupported
 from refattn.testing.adapters.line_files import FLOATS, PROTOCOL, read, write
 from refattn.testing.adapters.line_process import Process
 from refattn.testing.adapters.translation import attention_call

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from refattn.testing.adapters import STEPWISE, STEPWISE_BFLOAT16, Unsupported
+from refattn.testing.adapters.base import STEPWISE, STEPWISE_BFLOAT16, Unsupported
 from refattn.testing.adapters.frameworks import FrameworkAdapter, unavailable
 from refattn.testing.adapters.translation import attention_call, trailing
 from refattn.testing.profiles import PROFILES

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from refattn.testing.adapters import Adapter, Unsupported
+from refattn.testing.adapters.base import Adapter, Unsupported
 from refattn.testing.adapters.translation import attention_call, trailing
 
 # The newest definition of each operator of which every evaluator has one; Attention's is sought (see `attention_opset`).

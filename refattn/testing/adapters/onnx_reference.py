@@ -5,7 +5,7 @@ from dataclasses import replace
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from refattn.testing.adapters import STEPWISE
+from refattn.testing.adapters.base import STEPWISE
 from refattn.testing.adapters.onnx_operators import OnnxAdapter
 from refattn.testing.profiles import PROFILES
 from refattn.testing.rounding import Format

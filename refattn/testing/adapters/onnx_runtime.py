@@ -2,7 +2,7 @@
 
 import onnxruntime
 
-from refattn.testing.adapters import STEPWISE
+from refattn.testing.adapters.base import STEPWISE
 from refattn.testing.adapters.onnx_operators import OnnxAdapter
 
 _SILENT = 4  # fatal errors only: what it refuses is raised as an exception as well

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from refattn.testing.adapters import STEPWISE, STEPWISE_BFLOAT16, Unsupported
+from refattn.testing.adapters.base import STEPWISE, STEPWISE_BFLOAT16, Unsupported
 from refattn.testing.adapters.frameworks import FrameworkAdapter, unavailable
 from refattn.testing.adapters.translation import attention_call, trailing
 

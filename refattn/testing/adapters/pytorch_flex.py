@@ -11,7 +11,7 @@ import torch
 import torch.nn.attention.flex_attention as flex
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from refattn.testing.adapters import Unsupported
+from refattn.testing.adapters.base import Unsupported
 from refattn.testing.adapters.pytorch import TorchBase
 from refattn.testing.adapters.translation import attention_call
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from refattn.testing.adapters import Unsupported
+from refattn.testing.adapters.base import Unsupported
 from refattn.testing.adapters.frameworks import unavailable
 from refattn.testing.adapters.pytorch import TorchBase
 from refattn.testing.adapters.translation import attention_call

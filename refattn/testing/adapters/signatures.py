@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 
-from refattn.testing.adapters import Unsupported
+from refattn.testing.adapters.base import Unsupported
 from refattn.testing.adapters.guard import guarded
 
 

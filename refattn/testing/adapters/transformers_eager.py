@@ -14,7 +14,7 @@ from transformers import masking_utils
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb, eager_attention_forward
 
-from refattn.testing.adapters import STEPWISE, STEPWISE_BFLOAT16, Unsupported
+from refattn.testing.adapters.base import STEPWISE, STEPWISE_BFLOAT16, Unsupported
 from refattn.testing.adapters.frameworks import unavailable
 from refattn.testing.adapters.pytorch import TorchBase
 from refattn.testing.adapters.translation import attention_call, trailing

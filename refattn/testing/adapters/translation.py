@@ -12,7 +12,7 @@ import numpy as np
 
 from refattn.attention import Dropout
 from refattn.masks import Mask
-from refattn.testing.adapters import Failed, Unsupported
+from refattn.testing.adapters.base import Failed, Unsupported
 from refattn.testing.reference import to_numpy
 
 
