@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from refattn.testing import vectors
+from refattn.testing.catches import distance
 from refattn.testing.variants import variants
 from spec.vectors import HERE, dump, evaluate, mechanisms
 
@@ -27,7 +28,7 @@ def regenerate(mechanism):
         for name in record.get("catches", {}):
             if (name, case.function) not in known:
                 raise SystemExit(f"{record['id']} claims to catch {name}, but {case.function} has no such variant")
-            found = {p: _short(vectors.distance(case, known[name, case.function], p)) for p in PRECISIONS}
+            found = {p: _short(distance(case, known[name, case.function], p)) for p in PRECISIONS}
             if found["float32"] != "inf" and found["float32"] < LEAST:
                 raise SystemExit(f"{record['id']} sees {name} only at {found['float32']} bounds of float32")
             record["catches"][name] = found

@@ -7,7 +7,7 @@ import pytest
 
 import refattn
 from refattn import masks
-from refattn.testing import assert_matches, catalogue, presets
+from refattn.testing import assert_matches, catalogue, compare, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, functions, points
 from refattn.testing.identify import distance
 from refattn.testing.names import function_named
@@ -138,8 +138,8 @@ def test_a_result_is_compared_with_a_preset():
     draw = np.random.default_rng(1)
     q, k, v = (draw.normal(size=(2, n, 8)) for n in (3, 7, 7))
     out = presets.expected("torch.sdpa.math", q, k, v, mask=masks.causal()).astype(np.float32)
-    (own,) = presets.compare(out, "torch.sdpa.math", refattn.attention, q, k, v, mask=masks.causal())
-    (other,) = presets.compare(out, "flash_attn.2", refattn.attention, q, k, v, mask=masks.causal())
+    (own,) = compare(out, refattn.attention, q, k, v, mask=masks.causal(), preset="torch.sdpa.math")
+    (other,) = compare(out, refattn.attention, q, k, v, mask=masks.causal(), preset="flash_attn.2")
     assert own.ok
     assert not other.ok
 

@@ -20,8 +20,7 @@ import numpy as np
 from refattn import backend
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Point, applied, points
 from refattn.testing.presets.composed import attend
-from refattn.testing.profiles import profile
-from refattn.testing.reference import in_float64, name_of
+from refattn.testing.reference import in_float64
 
 EVIDENCE = ("measured", "read")
 LAYOUTS = ("bhnd", "bnhd")
@@ -162,40 +161,6 @@ def expected(preset, *args, **kwargs):
     array([[1., 0., 0.]])
     """
     return (preset if isinstance(preset, Preset) else get(preset)).attention(*args, **kwargs)
-
-
-def compare(actual, preset, function, *args, precision: str = "float32", tier: str = "auto", **kwargs):
-    """Compare a result with what an implementation's conventions give, by the reference's own bounds.
-
-    Parameters
-    ----------
-    actual : array or tuple of arrays
-    preset : str or Preset
-    function : callable or str
-        `refattn.attention` or `refattn.grouped_query_attention`.
-    *args, **kwargs
-        Its arguments.
-    precision, tier : str
-        As for `refattn.testing.compare`.
-
-    Returns
-    -------
-    list of Comparison
-    """
-    from refattn.testing import matches
-    from refattn.testing.bounds import bound
-    from refattn.testing.vectors import results
-
-    name, chosen = name_of(function), profile(precision)
-    args, kwargs = in_float64(args), in_float64(kwargs)
-    wanted = results(expected(preset, *args, **kwargs))
-    limits = bound(name, chosen, *args, **kwargs)
-    return [
-        matches._compare(
-            name, key, np.asarray(got), limits[key]._replace(value=wanted[key]), chosen, tier, (args, kwargs)
-        )
-        for key, got in results(in_float64(actual)).items()
-    ]
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
