@@ -26,10 +26,9 @@ import numpy as np
 
 import refattn
 from refattn import backend, cache, gradients, heads, latent, masks, positions, testing
+from refattn.testing.inputs import Draw, Seeded
 from refattn.testing.rounding import FORMATS
-from tests.testing.drawn import DRAWN, Drawn
-from tests.testing.drawn_mla import DRAWN_MLA
-from tests.testing.drawn_more import DRAWN_MORE
+from refattn.testing.subject import subjects
 
 # --- what an argument is not ----------------------------------------------------------------------------------------
 
@@ -179,10 +178,10 @@ _KINDS_OF = {
 
 def calls(seed) -> list[Call]:
     """A valid call of every public function."""
-    d = Drawn(seed)
+    d = Draw(Seeded(seed))
     found = []
-    for name, draw in (DRAWN | DRAWN_MORE | DRAWN_MLA).items():
-        given = dict(draw(d))
+    for name, subject in subjects().items():
+        given = subject.random(d)
         function = _named(name)
         if name == "Mask.dense":
             function = given.pop("self").dense

@@ -7,28 +7,13 @@ magnitudes; nothing is fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from refattn import backend
 from refattn.testing.profiles import profile as named_profile
 from refattn.testing.reference import in_float64, name_of, oracle
 from refattn.testing.roundoff import Bound, gamma, rounded
-from refattn.testing.subject import load, subjects
+from refattn.testing.subject import subject
 
-__all__ = ["Bound", "bound", "bound_of", "gamma", "rounded"]
-
-
-BOUNDS: dict[str, Callable] = {}
-
-
-def bound_of(*functions):
-    """Register a bound function for reference functions, by name."""
-
-    def register(bound):
-        BOUNDS.update(dict.fromkeys(functions, bound))
-        return bound
-
-    return register
+__all__ = ["Bound", "bound", "gamma", "rounded"]
 
 
 def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
@@ -57,7 +42,6 @@ def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
     """
     function, profile = name_of(function), named_profile(precision)
     args, kwargs = in_float64(args), in_float64(kwargs)
-    load()
     try:
         bounds = _bounded(function, profile, args, kwargs)
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, Warning):
@@ -70,10 +54,8 @@ def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
 
 @backend.ieee
 def _bounded(function, profile, args, kwargs):
-    if function in subjects() and (own := subjects()[function].bound):
+    if (own := subject(function).bound) is not None:
         return own(profile, *args, **kwargs)
-    if function in BOUNDS:
-        return BOUNDS[function](profile, *args, **kwargs)
     from refattn.testing.tracked import automatic_bound
 
     return automatic_bound(function, profile, *args, **kwargs)

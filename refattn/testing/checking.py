@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from refattn.testing import consistency, profiles, vectors, vote
+from refattn.testing import consistency, inputs, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
@@ -20,7 +20,6 @@ from refattn.testing.matches import FITS, Incomplete, compare
 from refattn.testing.names import FUNCTIONS, function_named, hint
 from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
-from refattn.testing.recipes import recipes
 from refattn.testing.reference import to_numpy
 from refattn.testing.returned import GRADIENTS, SEVERAL, by_name
 from refattn.testing.rounding import round_to
@@ -167,7 +166,7 @@ def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -
         dtypes = adapter.dtypes(function)
         for dtype in dtypes[:1] if effort == "smoke" else dtypes:
             yield from _golden(function, dtype)
-            for name, clauses, arguments in recipes(function, fmt=dtype, effort=effort, seed=seed):
+            for name, clauses, arguments in inputs.cases(function, fmt=dtype, effort=effort, seed=seed):
                 yield CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments)
             yield from consistency.relations(function, dtype, seed)
 

@@ -326,12 +326,12 @@ def _pairs(judged: Judged, values):
     """Two conventions of attention at once, those seen most often first, as far as the budget goes, with their values."""
     if judged.function not in _PAIRED:
         return
-    from refattn.testing import derive as derived
+    from refattn.testing.mechanisms.attention.variants import pair
 
     seen = sorted((v for v, _ in values if v.seen), key=lambda v: -len(v.seen))
     cost = max(judged.got.size, 1) * max(int(np.shape(arguments(judged)["k"])[-2]), 1)
     for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):
-        for both in (derived.pair(a, b), derived.pair(b, a)):  # one may leave the other nothing to change
+        for both in (pair(a, b), pair(b, a)):  # one may leave the other nothing to change
             if (value := both.results(judged.args, judged.kwargs)) is not None:
                 yield both, value
                 break

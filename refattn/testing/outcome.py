@@ -12,9 +12,9 @@ from refattn.masks import Mask
 from refattn.testing.allow import Allowance
 from refattn.testing.diagnosis import FITS
 from refattn.testing.matches import MISSING, SMALL_VALUES, Comparison
-from refattn.testing.names import function_named
 from refattn.testing.printable import printable
 from refattn.testing.stages import Stage, told
+from refattn.testing.subject import subject
 
 STATUSES = ("holds", "broken", "known", "unsupported", "unjudged")
 _MOST = 20_000  # characters of a message
@@ -24,8 +24,8 @@ _TEXTS = 8  # so many texts of refusals of one function stand apart; the rest st
 
 
 def mechanism_of(function: str) -> str:
-    """The mechanism to which a reference function belongs: the module that it lives in."""
-    return function_named(function).__module__.split(".")[1]
+    """The mechanism to which a reference function belongs: the folder of spec/ that its subject stands in."""
+    return subject(function).mechanism
 
 
 @dataclass(frozen=True)

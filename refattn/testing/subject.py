@@ -21,7 +21,7 @@ from refattn.testing.reference import name_of
 
 if TYPE_CHECKING:
     from refattn.testing.inputs import Draw
-    from refattn.testing.variants import Variant
+    from refattn.testing.registry import Variant
 
 Case = tuple[str, tuple[str, ...], dict]  # its name, the clauses that it pins, the arguments
 HOME = "refattn.testing.mechanisms"
@@ -137,11 +137,11 @@ def subjects() -> dict[str, Subject]:
 
 
 def subject(function: str) -> Subject:
-    """The subject of a function, by its name; LookupError where there is none."""
+    """The subject of a function, by its name; ValueError where there is none."""
     try:
         return subjects()[function]
     except KeyError:
-        raise LookupError(f"{function} has no subject in {HOME}") from None
+        raise ValueError(f"{function} has no subject in {HOME}") from None
 
 
 def _modules(mechanism: str) -> Iterator[ModuleType]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refattn import masks
-from refattn.testing.recipes import recipes
+from refattn.testing.inputs import cases
 from refattn.testing.rounding import round_to
 from refattn.testing.vectors import load
 
@@ -235,7 +235,7 @@ def ours(fmt: str, seed: int, effort: str = "standard") -> Iterator[tuple[str, s
         if case.function in FUNCTIONS and not case.refuses and _exact(case.arguments, fmt):
             yield case.id, case.function, dict(case.arguments)
     for function in FUNCTIONS:
-        for name, _, arguments in recipes(function, fmt=fmt, effort=effort, seed=seed):
+        for name, _, arguments in cases(function, fmt=fmt, effort=effort, seed=seed):
             yield f"{function}.{name}", function, arguments
 
 

@@ -17,27 +17,19 @@ from refattn.testing import compare
 from refattn.testing.bounds import bound
 from refattn.testing.diagnosis import FITS
 from refattn.testing.distances import distance
-from refattn.testing.nested import mapped
+from refattn.testing.inputs import Draw, Seeded
 from refattn.testing.profiles import profile
+from refattn.testing.registry import VARIANTS
 from refattn.testing.rounding import round_to
+from refattn.testing.subject import load, subject
 from refattn.testing.variants import NotApplicable, variants
 from refattn.testing.vectors import results
-from tests.testing import drawn
-from tests.testing.drawn import Drawn
-from tests.testing.drawn_mla import DRAWN_MLA
-from tests.testing.drawn_more import DRAWN_MORE
 
-DRAWN = {**drawn.DRAWN, **DRAWN_MORE, **DRAWN_MLA}
+load()
+OWN = sorted({v.function for v in VARIANTS.values()})  # functions with variants that are no other's
 PROFILES = ("float32", "bfloat16", "float16")
 LEAST = 4.0  # a trial counts where the variant differs from the reference by more bounds than this
 ALIKE = 0.5  # variants that differ by fewer bounds than this cannot be told apart by a rounded output
-
-
-def rounded(given, fmt):
-    """Arguments as a kernel of a format gets them."""
-
-    with np.errstate(all="ignore"):
-        return mapped(lambda x: round_to(x, fmt) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, given)
 
 
 def stored(value, name, fmt):
@@ -48,7 +40,7 @@ def stored(value, name, fmt):
 
 def outputs(function, seed, precision, wanted):
     """The wanted variants that differ by more than LEAST bounds for one draw, with their results."""
-    given = rounded(DRAWN[function](Drawn(seed)), profile(precision).out.name)
+    given = Draw(Seeded(seed), profile(precision).out.name).call(subject(function))
     try:
         with np.errstate(all="ignore"):
             limits = bound(function, profile(precision), **given)
@@ -142,7 +134,7 @@ DEAR = ("cache.decode", "attention_vjp")
 DERIVED = ("tiled_attention", "split_attention", "grouped_query_attention_vjp", "tiled_attention_vjp")  # most of theirs
 
 
-@pytest.mark.parametrize("function", sorted(DRAWN))
+@pytest.mark.parametrize("function", OWN)
 def test_variants_are_named(function):
     precisions, draws = ["float32", "bfloat16"], 12
     if function in (*LARGE, *DEAR, *DERIVED):
@@ -152,17 +144,12 @@ def test_variants_are_named(function):
     assert rate(counts) >= 0.95, confusions
 
 
-def test_there_are_draws_for_every_function_that_has_variants():
-    assert {v.function for v in variants()} == set(DRAWN)
-
-
 def test_rows_without_a_bound_do_not_excuse_the_others():
     """A bias of -3e38 leaves the gradients of its row without a finite bound; what the other row says still counts."""
-    draw = Drawn(0)
+    draw = Draw(Seeded(0), "float32")
     given = {"d_out": draw.normal(2, 3), "q": draw.normal(2, 4), "k": draw.normal(9, 4), "v": draw.normal(9, 3)}
     given |= {"bias": draw.normal(2, 9), "d_lse": draw.normal(2)}
     given["bias"][0] = -3.3895313892515355e38
-    given = rounded(given, "float32")
     limits = bound("attention_vjp", profile("float32"), **given)["q"].hard
     assert np.isinf(limits[0]).all()
     assert np.isfinite(limits[1]).all()
@@ -194,7 +181,7 @@ def test_a_precision_without_a_bound_explains_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PROFILES)
-@pytest.mark.parametrize("function", sorted(DRAWN))
+@pytest.mark.parametrize("function", OWN)
 def test_every_variant_is_named_at_random(function, precision):
     trials, part = 4, slice(None)
     if function in (*LARGE, *DEAR, *DERIVED):  # hundreds, most of them those of attention: each in one precision
@@ -209,7 +196,7 @@ def test_every_variant_is_named_at_random(function, precision):
 
 if __name__ == "__main__":
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 2
-    for function in sys.argv[2:] or sorted(DRAWN):
+    for function in sys.argv[2:] or OWN:
         counts, confusions, never = measure([function], trials)
         print(f"{function}: {sum(counts.values())} trials, {rate(counts):.1%}", dict(counts), flush=True)
         for (_, *what), _n in confusions.most_common(60):

@@ -18,7 +18,6 @@ import numpy as np
 
 from refattn.attention import AttentionStages, attention_stages
 from refattn.softmax import logsumexp
-from refattn.testing.bounds import bound_of
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
 from refattn.testing.roundoff import Bound, gamma, rounded
@@ -28,7 +27,6 @@ _TILE = 16  # the fewest keys a tile of kernels that normalise after every tile 
 _CHUNK = 2_000_000  # numbers in the largest temporary
 
 
-@bound_of("attention")
 def attention_bound(profile: Profile, q, k, v, mask=None, *, return_lse=False, **options) -> dict[str, Bound]:
     """Output and log-sum-exp of attention with their hard and statistical bounds."""
     stages, scale, absolute = _evaluate(q, k, v, mask, options)
@@ -44,14 +42,12 @@ def attention_bound(profile: Profile, q, k, v, mask=None, *, return_lse=False, *
     return bounds
 
 
-@bound_of("grouped_query_attention")
 def grouped_query_attention_bound(profile, q, k, v, mask=None, **options):
     """As attention, with every key/value head repeated for its group of query heads."""
     group = q.shape[-3] // k.shape[-3]
     return attention_bound(profile, q, np.repeat(k, group, axis=-3), np.repeat(v, group, axis=-3), mask, **options)
 
 
-@bound_of("attention_weights")
 def attention_weights_bound(profile, q, k, mask=None, **options):
     """Each weight carries its own error and, through the denominator, the mean of all."""
     stages, scale, absolute = _evaluate(q, k, np.zeros((*k.shape[:-1], 1)), mask, options)

@@ -7,7 +7,7 @@ import numpy as np
 from refattn import masks
 from refattn.testing.mechanisms.attention.variants import evaluate
 from refattn.testing.mechanisms.masks.variants import evaluated, holds, replaced
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 
 def _needs(*conditions):

@@ -8,15 +8,14 @@ import numpy as np
 
 from refattn import masks
 from refattn.testing import layouts
+from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.attention.options import (
-    SHAPES,
     broadcast_forms,
     each_option,
     emptied_rows,
-    every_rule,
     rules_everywhere,
 )
-from refattn.testing.recipes import Draw, Recipe, count, recipe
+from refattn.testing.mechanisms.masks import inputs as of_masks
 
 
 def aligned(draw, n, m, d, targets):
@@ -33,8 +32,7 @@ def plain(draw, b=2, h=3, n=5, m=7, d=8, dv=8, q_scale=1.0):
     return {"q": draw.normal(b, h, n, d, scale=q_scale), "k": draw.normal(b, h, m, d), "v": draw.normal(b, h, m, dv)}
 
 
-@recipe("attention")
-def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def attentions(draw: Draw, effort: str) -> Iterator[Case]:
     """Needles at every boundary, extreme scores, poison, empty rows, and random shapes with random options."""
     yield "square", ("ATTN-OUT",), plain(draw, n=7, m=7)
     yield "decode", ("ATTN-OUT",), plain(draw, n=1, m=67, d=16, dv=16)
@@ -133,17 +131,15 @@ def attention_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield from extremes(draw)
     yield from far_offsets(draw)
     yield from memory_layouts(draw)
-    for number in range(count(effort, 4, 24, 400)):
-        yield f"random_{number:04}", ("ATTN-OUT",), random_attention(draw)
-    for name, n, m, options in rules_everywhere():
-        yield f"rule_{name}", ("ATTN-MASK",), {**plain(draw, h=1, n=n, m=m), **options}
-    for name, options in emptied_rows(draw, 1):
-        yield f"emptied_by_{name}", ("ATTN-EMPTY",), {**plain(draw, h=1), **options, "return_lse": True}
-    for name, n, m, options in broadcast_forms(draw):
-        yield f"form_{name}", ("ATTN-BROADCAST",), {**plain(draw, n=n, m=m), **options}
+    for name, n, m, given in rules_everywhere():
+        yield f"rule_{name}", ("ATTN-MASK",), {**plain(draw, h=1, n=n, m=m), **given}
+    for name, given in emptied_rows(draw, 1):
+        yield f"emptied_by_{name}", ("ATTN-EMPTY",), {**plain(draw, h=1), **given, "return_lse": True}
+    for name, n, m, given in broadcast_forms(draw):
+        yield f"form_{name}", ("ATTN-BROADCAST",), {**plain(draw, n=n, m=m), **given}
 
 
-def exact_numbers(draw: Draw) -> Iterator[Recipe]:
+def exact_numbers(draw: Draw) -> Iterator[Case]:
     """Small integers and equal scores: every order of summation gives the same numbers.
 
     Kills polarity, transposed axes, exchanged heads, values read one row off, a score of 0 taken for a masked one.
@@ -164,7 +160,7 @@ def exact_numbers(draw: Draw) -> Iterator[Recipe]:
     yield "zero_scores", ("ATTN-OUT",), {**x, "q": integers(2, 3, 4, 8), "k": x["k"] * (np.arange(8) % 2)[:, None]}
 
 
-def equal_sizes(draw: Draw) -> Iterator[Recipe]:
+def equal_sizes(draw: Draw) -> Iterator[Case]:
     """B = H = N = M: no shape shows that axes were exchanged.
 
     Kills masks, biases and sinks of the batch laid on heads, tiled instead of repeated, transposed; a log-sum-exp
@@ -193,7 +189,7 @@ def equal_sizes(draw: Draw) -> Iterator[Recipe]:
     yield "mask_of_queries", ("ATTN-BROADCAST",), {**plain(draw), "mask": rows, "return_lse": True}
 
 
-def option_pairs(draw: Draw) -> Iterator[Recipe]:
+def option_pairs(draw: Draw) -> Iterator[Case]:
     """Every option beside every other: kills whatever makes one of them disappear, or changes their order."""
     options = {
         "causal": {"mask": masks.causal()},
@@ -227,7 +223,7 @@ def option_pairs(draw: Draw) -> Iterator[Recipe]:
     yield "three_axes_causal", ("ATTN-BROADCAST",), {**three, "mask": masks.causal() & masks.window(2, 0)}
 
 
-def more_masks(draw: Draw) -> Iterator[Recipe]:
+def more_masks(draw: Draw) -> Iterator[Case]:
     """Rules at their edges: kills other readings of a window's two reaches, its anchor, and of rules that carry data."""
     for left, right in ((2, 1), (1, 3), (0, 2), (3, 0), (None, 2), (2, None), (0, 0), (6, 0)):
         rule = masks.window(left, right)
@@ -246,7 +242,7 @@ def more_masks(draw: Draw) -> Iterator[Recipe]:
     )
 
 
-def extremes(draw: Draw) -> Iterator[Recipe]:
+def extremes(draw: Draw) -> Iterator[Case]:
     """Scores between and below the sentinels that are in use, overflow in narrow formats, subnormal and signed zeros.
 
     Kills fills and maxima at -100, -1e4, -5e4, the lowest number, clamps, a maximum taken over the whole array,
@@ -281,13 +277,13 @@ def extremes(draw: Draw) -> Iterator[Recipe]:
         yield f"head_size_{d}", ("ATTN-OUT",), plain(draw, 1, 2, 5, 7, d, 3)
 
 
-def far_offsets(draw: Draw) -> Iterator[Recipe]:
+def far_offsets(draw: Draw) -> Iterator[Case]:
     """Needles at the ends of arrays that an index of 8 bits, or an offset of 16, does not reach."""
     yield "far_index", ("ATTN-OUT",), aligned(draw, 5, 521, 16, [520, 511, 256, 255, 0])
     yield "far_offset", ("ATTN-OUT",), aligned(draw, 5, 2053, 37, [2052, 2000, 1771, 1770, 0])
 
 
-def memory_layouts(draw: Draw) -> Iterator[Recipe]:
+def memory_layouts(draw: Draw) -> Iterator[Case]:
     """The same numbers in other orders in memory: kills kernels that ignore strides, of one operand or all."""
     x = plain(draw, n=7, m=7)
     for name in "qkv":
@@ -299,67 +295,84 @@ def memory_layouts(draw: Draw) -> Iterator[Recipe]:
     yield "strides_expanded", ("ATTN-OUT",), {**shared, **{name: layouts.expanded(shared[name], 3) for name in "kv"}}
 
 
-def random_attention(draw: Draw) -> dict:
-    """Random sizes and options; the sizes that could be confused differ."""
-    b, h, d, dv = draw.between(1, 3), draw.between(1, 4), draw.between(1, 80), draw.between(1, 40)
-    n, m, dv = draw.between(1, 40), draw.between(1, 150), d if draw.rng.random() < 0.5 else dv
-    arguments = plain(draw, b, h, n, m, d, dv, q_scale=2.0 ** draw.between(-3, 2))
-    if draw.rng.random() < 0.5:
-        arguments["scale"] = float((abs(draw.rng.normal()) + 0.05) / np.sqrt(d))  # its sign has cases of its own
-    choice = draw.between(0, 4)
-    if choice == 1 and n == m:
-        arguments["mask"] = masks.causal()
-    elif choice >= 2:
-        allowed = draw.rng.random((b, 1, n, m)) < 0.7
-        allowed[..., draw.between(0, m - 1)] = True
-        arguments["mask"] = allowed
-    elif draw.rng.random() < 0.5:
-        arguments["bias"] = draw.normal(1, h, n, m, scale=2.0)
-    if draw.rng.random() < 0.2:
-        arguments["softcap"] = float(2.0 ** draw.between(0, 5))
-    return arguments
+def attention(draw: Draw, grouped: bool = False) -> dict:
+    """A random call of attention, with any options; of grouped_query_attention if there are to be fewer key/value heads.
+
+    Sizes differ for the most part, and those that may be confused are equal now and then.
+    """
+    b, h = draw.between(1, 3), draw.between(1, 4)
+    n, m = (
+        draw.between(1, draw.pick(9, 9, 9, 40)),
+        draw.pick(*[draw.between(1, 21)] * 4, draw.between(22, 150), draw.between(257, 300)),
+    )
+    if m < 30 and draw.chance(0.3):
+        n = m + draw.pick(0, 0, draw.between(1, 4))
+    n, b = (h if draw.chance(0.2) else n), (h if draw.chance(0.2) else b)
+    d, dv = draw.between(2, draw.pick(20, 20, 20, 80)), draw.between(1, draw.pick(12, 12, 12, 40))
+    dv = d if draw.chance(0.4) else dv
+    g = h
+    if grouped:
+        g = draw.between(1, 3)
+        h = g * draw.between(1, 3)
+    scale = draw.pick(1.0, 1.0, 3.0, 0.125)
+    q, k, v = draw.normal(b, h, n, d, scale=scale), draw.normal(b, g, m, d), draw.normal(b, g, m, dv)
+    if draw.chance(0.1) and not grouped:
+        q, k, v, b, h = q[0, 0], k[0, 0], v[0, 0], 1, 1
+    mask = of_masks.mask(draw, b, h, n, m)
+    given = {"q": q, "k": k, "v": v, "mask": masks.causal() if q.ndim == 2 and mask is not None else mask}
+    return given | options(draw, given, h) | {"return_lse": draw.chance(0.5)}
 
 
-@recipe("grouped_query_attention")
-def grouped_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """Groups that are neither one head nor all heads, so that no order of heads can hide."""
-
-    def grouped(b, h, g, n, m, d, dv):
-        return {"q": draw.normal(b, h, n, d), "k": draw.normal(b, g, m, d), "v": draw.normal(b, g, m, dv)}
-
-    yield "six_over_two", ("HEADS-GROUP",), grouped(1, 6, 2, 5, 7, 8, 8)
-    yield "six_over_three", ("HEADS-GROUP",), grouped(2, 6, 3, 5, 11, 8, 8)
-    yield "multi_query", ("HEADS-GROUP",), grouped(2, 4, 1, 5, 7, 8, 8)
-    yield "causal", ("HEADS-GROUP",), {**grouped(2, 6, 3, 7, 7, 8, 8), "mask": masks.causal()}
-    per_sequence = draw.rng.random((3, 1, 5, 7)) < 0.6
-    per_sequence[..., 2] = True
-    yield "mask_as_groups", ("HEADS-OPTIONS",), {**grouped(3, 6, 3, 5, 7, 8, 8), "mask": per_sequence}
-    yield "sinks", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 8), "sinks": draw.normal(6, scale=2.0)}
-    yield "bias_of_heads", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 8), "bias": draw.normal(6, 5, 7)}
-    yield "decode", ("HEADS-GROUP",), {**grouped(2, 6, 3, 1, 37, 16, 8), "mask": masks.causal(), "scale": 0.3}
-    yield "lse", ("HEADS-OPTIONS",), {**grouped(2, 6, 3, 5, 7, 8, 4), "return_lse": True}
-    x = grouped(2, 6, 3, 7, 7, 8, 8)
-    yield "strides", ("HEADS-GROUP",), {name: layouts.tokens_first(a) for name, a in x.items()}
-    for number in range(count(effort, 1, 8, 60)):
-        g, r = draw.between(2, 3), draw.between(2, 3)
-        sizes = (
-            draw.between(1, 3),
-            g * r,
-            g,
-            draw.between(1, 20),
-            draw.between(1, 50),
-            draw.between(1, 40),
-            draw.between(1, 20),
+def options(draw: Draw, given: dict, h: int) -> dict:
+    """Random options for q, k, v and a mask, what makes their scores extreme among them."""
+    q, k, v, mask = (given[name] for name in ("q", "k", "v", "mask"))
+    n, m, found = q.shape[-2], k.shape[-2], {}
+    b = q.shape[0] if q.ndim == 4 else 1
+    if draw.chance(0.35):
+        found["scale"] = draw.pick(0.3, 0.11, -0.4, 0.0, 1.0, 2.0)
+    if draw.chance(0.35):
+        found["bias"] = draw.normal(
+            *(() if q.ndim == 2 else draw.pick((b, 1), (1, h), (h,), (), (b, h))), n, m, scale=2.0
         )
-        yield f"random_{number:04}", ("HEADS-GROUP",), grouped(*sizes)
-    for name, given in each_option(draw, 6):
-        yield f"option_{name}", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 6), **given}
-    for name, given in emptied_rows(draw, 6):
-        yield f"emptied_by_{name}", ("HEADS-OPTIONS",), {**grouped(2, 6, 3, 5, 7, 8, 6), **given, "return_lse": True}
-    for shape, (n, m) in SHAPES.items():
-        for name, rule in every_rule(n, m).items():
-            yield f"rule_{name}_{shape}", ("HEADS-OPTIONS",), {**grouped(2, 4, 2, n, m, 8, 6), "mask": rule}
-    yield "square", ("HEADS-GROUP",), grouped(2, 6, 3, 6, 6, 6, 6)
-    x = grouped(2, 6, 3, 1, 37, 16, 8)
-    yield "decode_large", ("HEADS-GROUP",), {**x, "q": draw.round(x["q"] * 64.0)}
-    yield "decode_scale_negative", ("HEADS-GROUP",), {**x, "scale": -0.5}
+        if draw.chance(0.3):
+            found["bias"][..., draw.between(0, m - 1)] = -np.inf
+        elif draw.chance(0.1):
+            found["bias"][..., 0, :] = draw.pick(-(2.0**15), -3.3895313892515355e38)
+    if draw.chance(0.3):
+        found["softcap"] = draw.pick(1.5, 0.7, 4.0, 0.0)
+    if draw.chance(0.3):
+        found["sinks"] = draw.normal(h) if q.ndim > 2 else np.asarray(draw.normal())
+    if draw.chance(0.25):
+        found["dropout"] = (draw.where(0.7, n, m), 0.25)
+    if isinstance(mask, masks.Mask) and draw.chance(0.2) and not of_masks.has_data(mask):
+        found["q_positions"] = draw.between(3, 90) + np.arange(n)
+        found["k_positions"] = draw.between(0, 90) + np.arange(m)
+    if isinstance(mask, np.ndarray) and draw.chance(0.3):  # what no query may see is stale
+        hole, place = draw.between(0, m - 1), draw.pick("v", "k")
+        found |= {"mask": mask & (np.arange(m) != hole), place: given[place].copy()}
+        found[place][..., hole, :] = draw.pick(np.nan, np.inf)
+    if draw.chance(0.08):  # scores far from 0
+        found["bias"] = np.full((n, m), draw.pick(-3e4, -2e4, -7e4, 3e4)) + draw.normal(n, m)
+    if draw.chance(0.05):  # products that float16 cannot hold
+        found |= {"q": q * 300, "k": found.get("k", k) * 300, "scale": 1e-5}
+    if draw.chance(0.05):
+        found["v"] = found.get("v", v) * 20000
+    return found
+
+
+def weights(draw: Draw) -> dict:
+    """A random call of attention_weights."""
+    return {name: x for name, x in attention(draw).items() if name not in ("v", "return_lse")}
+
+
+def stages(draw: Draw) -> dict:
+    """A random call of attention_stages."""
+    return {name: x for name, x in attention(draw).items() if name != "return_lse"}
+
+
+def weights_by_option(draw: Draw, effort: str) -> Iterator[Case]:
+    """Every option of attention_weights alone."""
+    x = {"q": draw.normal(2, 3, 5, 8), "k": draw.normal(2, 3, 7, 8)}
+    yield "plain", ("ATTN-WEIGHTS",), x
+    for name, given in each_option(draw, 3):
+        yield name, ("ATTN-WEIGHTS",), {**x, **given}

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from refattn.testing.mechanisms.attention.variants import evaluate
+from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.rounding import round_to
-from refattn.testing.variants import NotApplicable, variant
 
 _LN2 = math.log(2.0)
 

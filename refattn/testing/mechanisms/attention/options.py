@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from refattn import masks
-from refattn.testing.recipes import Draw
+from refattn.testing.inputs import Draw
 
 B = 2  # sequences of the data below
 SHAPES = {"square": (13, 13), "cached": (4, 13), "long": (3, 67)}  # N = M, a step over a cache, M much larger than N

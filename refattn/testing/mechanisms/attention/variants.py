@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from refattn import masks
 from refattn.attention import attention_weights
 from refattn.testing.mechanisms.masks.variants import evaluated, replaced, shifted
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, Variant, variant
 
 _LN2 = math.log(2.0)
 
@@ -60,6 +61,31 @@ def combined(first, second):
             raise NotApplicable from None
 
     return call
+
+
+def pair(first: Variant, second: Variant) -> Variant:
+    """Two variants of attention at once."""
+    return replace(
+        first,
+        name=f"{first.name} + {second.name}",
+        call=combined(first.call, second.call),
+        meaning=f"{first.meaning} And: {second.meaning}",
+        seen=(),
+        advice="; ".join(filter(None, (first.advice, second.advice))),
+    )
+
+
+def of_mask(v: Variant) -> Variant:
+    """A variant of `Mask.dense` as one of attention."""
+    dense = v.call
+
+    def call(q, k, v, mask=None, *, q_positions=None, k_positions=None, **options):
+        if not isinstance(mask, masks.Mask):
+            raise NotApplicable
+        changed = dense(mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions)
+        return evaluate(q, k, v, changed, **options)
+
+    return replace(v, function="attention", call=call)
 
 
 def _evaluate(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from refattn.testing.registry import variant
 from refattn.testing.rounding import FORMATS, round_to, ulp
-from refattn.testing.variants import variant
 
 
 def _towards(x, fmt, choose):

@@ -6,7 +6,93 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refattn.testing.recipes import Draw, Recipe, count, recipe
+from refattn.testing.inputs import Case, Draw
+
+# --- random ---------------------------------------------------------------------------------------------------------
+
+
+def events(draw: Draw, batch: int, *, drafts: bool, beams: bool) -> tuple[list, int]:
+    """Random blocks for `decode`, and how many tokens they bring; drafts are taken back, beams reorder the batch."""
+    blocks: list = [draw.pick(1, draw.between(2, 11))]
+    there = come = blocks[0]
+    for _ in range(draw.between(1, 7)):
+        if drafts and there > 1 and draw.chance(0.35):
+            blocks.append(-draw.between(1, min(there - 1, 4)))
+            there += blocks[-1]
+        elif beams and draw.chance(0.3):
+            blocks.append(draw.integers(0, batch - 1, batch).tolist())
+        blocks.append(draw.pick(1, 1, draw.between(2, 6)))
+        there, come = there + blocks[-1], come + blocks[-1]
+    return blocks, come
+
+
+def trace(draw: Draw) -> dict:
+    """A random call of decode: any cache, with drafts and beams where it can take them."""
+    kinds = ("contiguous", "rolling", "rolling", "rolling", "sink", "sink", "paged", "paged", "quantized", "cross")
+    cache = draw.pick(*kinds)
+    b, g = draw.between(1, 3), draw.between(1, 2)
+    h, d = g * draw.between(1, 2), 2 * draw.between(1, 4)
+    drafts = draw.chance(0.5) and cache in ("contiguous", "rolling", "paged")
+    blocks, n = events(draw, b, drafts=drafts, beams=b > 1 and cache != "cross" and draw.chance(0.5))
+    m = draw.between(1, 9) if cache == "cross" else n
+    group = draw.between(1, 3)
+    if cache == "quantized" and draw.chance(0.8):
+        d = group * draw.pick(2, 4)
+    dv = group * draw.between(1, 3) if cache == "quantized" else draw.between(1, 6)
+    q = draw.normal(b, h, n, d, scale=draw.pick(1.0, 2.0))
+    given = {"q": q, "k": draw.normal(b, g, m, d), "v": draw.normal(b, g, m, dv), "blocks": blocks, "cache": cache}
+    given |= {
+        "rolling": {"window": draw.between(1, 7)},
+        "sink": {
+            "first": draw.between(0, 3),
+            "recent": draw.between(1, 6),
+            "positions": draw.pick("cache", "absolute"),
+        },
+        "paged": {"page_size": draw.between(1, 5)},
+        "quantized": {"bits": draw.pick(4, 8), "group": group, "residual": group * draw.between(1, 3)},
+    }.get(cache, {})
+    if cache != "cross" and draw.chance(0.75):
+        given |= {"rope_base": draw.pick(10.0, 100.0, 10000.0)}
+        given |= {"layout": draw.pick("half", "interleaved")} if d % 2 == 0 else {}
+    if draw.chance(0.25):
+        given["scale"] = draw.pick(0.3, 1.0)
+    if draw.chance(0.25):
+        given["softcap"] = draw.pick(0.7, 4.0)
+    if draw.chance(0.25):
+        given["sinks"] = draw.normal(h)
+    return given
+
+
+def numbers(draw: Draw) -> dict:
+    """A random call of quantize."""
+    axis, group = draw.pick(-1, -2, 1), draw.between(1, 5)
+    shape = [draw.between(1, 3), draw.between(2, 6), draw.between(2, 6)]
+    shape[axis] = group * draw.between(1, 4)
+    return {"x": draw.normal(*shape, scale=draw.pick(1.0, 30.0)), "bits": draw.pick(4, 8), "group": group, "axis": axis}
+
+
+def codes(draw: Draw) -> dict:
+    """A random call of dequantize."""
+    groups, group, n = draw.between(1, 3), draw.between(1, 4), draw.between(1, 5)
+    given = {"codes": draw.integers(0, 15, n, groups * group), "scale": np.abs(draw.normal(n, groups))}
+    return {**given, "zero": draw.normal(n, groups)}
+
+
+def sizes(draw: Draw) -> dict:
+    """A random call of cache_nbytes."""
+    given = {"tokens": draw.between(1, 300), "layers": draw.between(1, 4), "kv_heads": draw.between(1, 4)}
+    given |= {"head_dim": 4 * draw.between(1, 9)} | ({"value_dim": 4 * draw.between(1, 9)} if draw.chance(0.6) else {})
+    pages, window = {"page_size": draw.between(1, 9)}, {"window": draw.between(1, 400)}
+    return given | draw.pick({}, pages, window, {"bits": 4, "group": 4, "residual": 16})
+
+
+def tree(draw: Draw) -> dict:
+    """A random call of tree_positions."""
+    parents = [-1, *(draw.between(-1, j - 1) for j in range(1, draw.between(2, 9)))]
+    return {"parents": parents, "prefix": draw.between(0, 9)}
+
+
+# --- directed -------------------------------------------------------------------------------------------------------
 
 
 def tokens(draw: Draw, t, b=2, h=4, g=2, d=8, dv=6):
@@ -14,8 +100,7 @@ def tokens(draw: Draw, t, b=2, h=4, g=2, d=8, dv=6):
     return {"q": draw.normal(b, h, t, d, scale=2.0), "k": draw.normal(b, g, t, d), "v": draw.normal(b, g, t, dv)}
 
 
-@recipe("cache.decode")
-def decode_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def traces(draw: Draw, effort: str) -> Iterator[Case]:
     """Every cache, with prompts shorter than, equal to and longer than what it keeps, and random traces."""
     yield "steps", ("CACHE-SPLIT",), {**tokens(draw, 13), "blocks": [1] * 13, "rope_base": 1000.0}
     yield "prompt", ("CACHE-SPLIT",), {**tokens(draw, 13), "blocks": [9, 1, 3], "rope_base": 1000.0}
@@ -47,40 +132,16 @@ def decode_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         yield f"option_{name}", ("CACHE-SPLIT",), {**tokens(draw, 9), "blocks": [4, 1, 1, 3], **given}
     large = tokens(draw, 9)
     yield "large", ("CACHE-SPLIT",), {**large, "q": draw.round(large["q"] * 64.0), "blocks": [4, 1, 1, 3]}
-    for number in range(count(effort, 1, 6, 60)):
-        yield f"random_{number:04}", ("CACHE-SPLIT",), random_trace(draw)
 
 
-def random_trace(draw: Draw) -> dict:
-    """Blocks of random sizes through a cache that keeps all tokens or a window."""
-    blocks, there, come = [], 0, 0
-    for _ in range(draw.between(2, 9)):
-        if there > 1 and draw.rng.random() < 0.25:
-            blocks.append(-draw.between(1, min(there, 3)))
-            there += blocks[-1]
-        blocks.append(draw.between(1, 6))
-        there, come = there + blocks[-1], come + blocks[-1]
-    g = draw.between(1, 3)
-    case = {**tokens(draw, come, h=2 * g, g=g, d=2 * draw.between(1, 9), dv=draw.between(1, 9)), "blocks": blocks}
-    kind = draw.between(0, 2)
-    extra = [
-        {},
-        {"cache": "rolling", "window": draw.between(1, 9)},
-        {"cache": "paged", "page_size": draw.between(1, 7)},
-    ]
-    return {**case, **extra[kind], "rope_base": 100.0}
-
-
-@recipe("cache.cache_nbytes")
-def size_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def sizes_of_windows(draw: Draw, effort: str) -> Iterator[Case]:
     """What a rolling cache keeps of more and of fewer tokens than its window."""
     shape = {"layers": 3, "kv_heads": 2, "head_dim": 8}
     for tokens_ in (5, 7, 100):
         yield f"window_of_{tokens_}", ("CACHE-BYTES",), {"tokens": tokens_, **shape, "window": 7}
 
 
-@recipe("cache.dequantize")
-def dequantize_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def codes_by_axis(draw: Draw, effort: str) -> Iterator[Case]:
     """Groups along the last axis and along another, in a square that hides which."""
     for axis in (-1, 0):
         codes = draw.rng.integers(0, 16, size=(6, 6)).astype(np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from refattn.attention import attention
 from refattn.cache import cache_nbytes, dequantize, quantize
 from refattn.positions import rope
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 
 class Decoder:

@@ -15,7 +15,6 @@ from scipy.special import erf
 
 from refattn import feedforward
 from refattn.feedforward import ACTIVATIONS, FeedForwardParams, GatedFeedForwardParams
-from refattn.testing.bounds import bound_of
 from refattn.testing.profiles import Profile
 from refattn.testing.roundoff import Bound, gamma, rounded
 
@@ -98,7 +97,6 @@ _ERRORS = {
 }
 
 
-@bound_of("gelu")
 def gelu_bound(profile: Profile, x, approximate=None) -> dict[str, Bound]:
     """The exact function or its approximation with tanh."""
     return _bound("gelu_tanh" if approximate else "gelu", profile, x)
@@ -126,21 +124,18 @@ def _vector(profile):
     return replace(profile, u_acc=min(profile.u_acc, 2.0**-23))
 
 
-def _named(name):
+def activation_bound(name):
+    """The bound of an activation without options, by its name."""
+
     def bound(profile: Profile, x) -> dict[str, Bound]:
         return _bound(name, profile, x)
 
     return bound
 
 
-for _name in ("relu", "squared_relu", "quick_gelu", "silu", "sigmoid", "tanh", "softplus"):
-    bound_of(_name)(_named(_name))
-
-
 # --- networks -------------------------------------------------------------------------------------------------------
 
 
-@bound_of("feed_forward")
 def feed_forward_bound(profile: Profile, x, params: FeedForwardParams, *, activation="relu") -> dict[str, Bound]:
     """Two products with their accumulations; between them the activation, and what the profile stores of it."""
     z, error = _linear(profile, x, 0.0, params.w_in, params.b_in, profile.scores)
@@ -149,7 +144,6 @@ def feed_forward_bound(profile: Profile, x, params: FeedForwardParams, *, activa
     return _last(profile, hidden, error, params)
 
 
-@bound_of("gated_feed_forward")
 def gated_feed_forward_bound(
     profile: Profile, x, params: GatedFeedForwardParams, *, activation="silu"
 ) -> dict[str, Bound]:

@@ -7,7 +7,7 @@ from scipy.special import erf
 
 from refattn import feedforward
 from refattn.feedforward import ACTIVATIONS, FeedForwardParams, GateAndUp, GatedFeedForwardParams
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 
 def _quietly(function):

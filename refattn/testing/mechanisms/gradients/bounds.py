@@ -16,13 +16,11 @@ from refattn.attention import attention_stages, checked_dropout, checked_scale, 
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.attention import AttentionGradients
 from refattn.gradients.sums import product_of_present, summed_to
-from refattn.testing.bounds import bound_of
 from refattn.testing.profiles import Profile
 from refattn.testing.rounding import FORMATS
 from refattn.testing.roundoff import Bound
 
 
-@bound_of("attention_vjp")
 def attention_vjp_bound(profile: Profile, *args, **kwargs) -> dict[str, Bound]:
     """The larger of the bounds of both ways to the gradients."""
     from refattn.testing.tracked import automatic_bound
@@ -34,7 +32,6 @@ def attention_vjp_bound(profile: Profile, *args, **kwargs) -> dict[str, Bound]:
     return {name: Bound(b.value, np.maximum(b.hard, again[name].hard)) for name, b in kept.items()}
 
 
-@bound_of("grouped_query_attention_vjp")
 def grouped_query_attention_vjp_bound(profile: Profile, d_out, q, k, v, mask=None, **options) -> dict[str, Bound]:
     """One key/value head for each query head, whose gradients, stored by some kernels, are summed over the group."""
     from refattn.testing.tracked import automatic_bound

@@ -2,16 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from refattn import masks
+from refattn.feedforward import ACTIVATIONS
+from refattn.gradients import ACTIVATION_VJPS
+from refattn.heads import MultiHeadParams
+from refattn.testing.inputs import Case, Draw
+from refattn.testing.mechanisms.attention.inputs import attention
 from refattn.testing.mechanisms.attention.options import SHAPES, each_option, emptied_rows, every_rule
-from refattn.testing.mechanisms.feedforward.inputs import feed_forward_recipes, gated_feed_forward_recipes
-from refattn.testing.mechanisms.positions.inputs import rope_recipes
-from refattn.testing.mechanisms.softmax.inputs import merge_recipes
-from refattn.testing.recipes import Draw, Recipe, count, recipe
+from refattn.testing.mechanisms.feedforward import inputs as of_feedforward
+from refattn.testing.mechanisms.heads import inputs as of_heads
+from refattn.testing.mechanisms.softmax import inputs as of_softmax
+
+Random = Callable[[Draw], dict]
+Directed = Callable[[Draw, str], Iterator[Case]]
+
+# --- random ---------------------------------------------------------------------------------------------------------
+
+
+def cotangent(draw: Draw, name: str, given: dict) -> dict:
+    """A call of a function with the cotangent of a result that is as large as one of its arguments."""
+    return {"d_out": draw.normal(*given[name].shape), **given}
+
+
+def of_random(random: Random, name: str = "x") -> Random:
+    """The random calls of a function with cotangents of its result, which is as large as an argument."""
+    return lambda draw: cotangent(draw, name, random(draw))
+
+
+def of_directed(directed: Directed, clause: str, name: str = "x") -> Directed:
+    """The directed cases of a function, with cotangents."""
+
+    def cases(draw, effort):
+        for case, _, given in directed(draw, effort):
+            yield case, (clause,), cotangent(draw, name, given)
+
+    return cases
+
+
+def with_cotangents(draw: Draw, given: dict) -> dict:
+    """A call of an attention with the cotangents of what it returns."""
+    given = {name: x for name, x in given.items() if name != "return_lse"}
+    rows = given["q"].shape[:-1]
+    return {"d_out": draw.normal(*rows, given["v"].shape[-1]), **given} | (
+        {"d_lse": draw.normal(*rows)} if draw.chance(0.4) else {}
+    )
+
+
+def attention_vjp(draw: Draw) -> dict:
+    """A random call of attention_vjp."""
+    return with_cotangents(draw, attention(draw))
+
+
+def grouped_vjp(draw: Draw) -> dict:
+    """A random call of grouped_query_attention_vjp."""
+    return with_cotangents(draw, of_heads.grouped(draw))
+
+
+def multi_query_vjp(draw: Draw) -> dict:
+    """A random call of multi_query_attention_vjp."""
+    return with_cotangents(draw, of_heads.multi_query(draw))
+
+
+def layer_vjp(draw: Draw) -> dict:
+    """A random call of multi_head_attention_vjp."""
+    return cotangent(draw, "x_q", of_heads.random_layer(draw))
+
+
+def softmax_vjp(draw: Draw) -> dict:
+    """A random call of softmax_vjp; what is absent has no cotangent, whatever stands there."""
+    given = cotangent(draw, "x", of_softmax.logits(draw))
+    if "where" in given and draw.chance(0.5):
+        given["d_out"][~given["where"]] = np.nan
+    return given
+
+
+def logsumexp_vjp(draw: Draw) -> dict:
+    """A random call of logsumexp_vjp."""
+    given = of_softmax.logits(draw)
+    return {**given, "d_out": draw.normal(*np.delete(given["x"].shape, given["axis"]))}
+
+
+def merge_vjp(draw: Draw) -> dict:
+    """A random call of merge_vjp."""
+    given = cotangent(draw, "out_a", of_softmax.parts(draw))
+    return given | ({"d_lse": draw.normal(*given["lse_a"].shape)} if draw.chance(0.6) else {})
+
+
+def linear_vjp(draw: Draw) -> dict:
+    """A random call of linear_vjp: any leading axes."""
+    rows, e, f = draw.between(2, 7), draw.between(2, 6), draw.between(2, 6)
+    lead = draw.pick((rows,), (draw.between(2, 4), draw.between(2, 5)), (draw.between(2, 3), 2, 3))
+    given = {"d_out": draw.normal(*lead, f), "x": draw.normal(*lead, e), "w": draw.normal(e, f)}
+    return given | ({"b": draw.normal(f)} if draw.chance(0.6) else {})
+
+
+def feed_forward_vjp(draw: Draw) -> dict:
+    """A random call of feed_forward_vjp."""
+    differentiated = sorted(set(ACTIVATIONS) & set(ACTIVATION_VJPS))
+    return cotangent(draw, "x", of_feedforward.network(draw)) | {"activation": draw.pick(*differentiated)}
+
+
+def line(draw: Draw) -> dict:
+    """Random numbers as for an activation, some of them 0, where it may have a corner."""
+    given = of_feedforward.line(draw)
+    given["x"][1, : draw.between(1, 5)] = 0.0
+    return given
+
+
+def line_for_gelu(draw: Draw) -> dict:
+    """The same, exact or by tanh."""
+    return {**line(draw), "approximate": draw.pick(None, "tanh")}
+
+
+def chain(draw: Draw) -> dict:
+    """A random call of checkpoint_vjp."""
+    steps = [draw.pick("silu", "softmax", "tanh", "gelu", "softplus", "sigmoid") for _ in range(draw.between(2, 7))]
+    shape = draw.between(1, 3), draw.between(2, 6)
+    every = draw.pick(None, 1, 2, 3, 9)
+    return {"d_out": draw.normal(*shape), "x": draw.normal(*shape), "blocks": steps, "every": every}
+
+
+# --- directed -------------------------------------------------------------------------------------------------------
 
 
 def drawn(draw, b=2, h=3, n=5, m=7, d=8, dv=6, g=None, d_lse=False, q_scale=1.0):
@@ -26,25 +141,7 @@ def drawn(draw, b=2, h=3, n=5, m=7, d=8, dv=6, g=None, d_lse=False, q_scale=1.0)
     return arguments | ({"d_lse": draw.normal(b, h, n)} if d_lse else {})
 
 
-def options(draw, h, n, m):
-    """Every option, each in half of the cases."""
-    some: dict = {}
-    choices = {
-        "mask": lambda: masks.causal() & masks.window(draw.between(1, m), 0),
-        "bias": lambda: draw.normal(*[(1, h, 1, m), (h, n, m), (m,)][draw.between(0, 2)]),
-        "scale": lambda: float(draw.rng.normal()),
-        "softcap": lambda: float(2.0 ** draw.between(0, 4)),
-        "sinks": lambda: draw.normal(h),
-        "dropout": lambda: (draw.rng.random((h, n, m)) < 0.75, 0.25),
-    }
-    for name, choose in choices.items():
-        if draw.rng.random() < 0.5:
-            some[name] = choose()
-    return some
-
-
-@recipe("attention_vjp")
-def attention_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def attentions(draw: Draw, effort: str) -> Iterator[Case]:
     """Each option alone, then all; rows without keys; poison; sizes around powers of two; random calls."""
     yield "plain", ("GRAD-EXACT",), drawn(draw)
     yield "values_wider", ("GRAD-EXACT",), drawn(draw, d=4, dv=11)
@@ -90,11 +187,6 @@ def attention_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     offset = drawn(draw, m=67)
     yield "offset_values", ("GRAD-EXACT",), {**offset, "v": draw.round(offset["v"] + 30.0)}
     yield "shifted", ("GRAD-EXACT",), {**drawn(draw), "bias": draw.round(np.full((5, 7), -3000.0))}
-    for number in range(count(effort, 2, 16, 200)):
-        h, n, m = draw.between(1, 4), draw.between(1, 40), draw.between(1, 80)
-        sizes = {"h": h, "n": n, "m": m, "d": draw.between(1, 40), "dv": draw.between(1, 40)}
-        arguments = drawn(draw, **sizes, d_lse=bool(draw.between(0, 1))) | options(draw, h, n, m)
-        yield f"random_{number:04}", ("GRAD-EXACT",), arguments
     for place in ("square", "cached"):
         n, m = SHAPES[place]
         for name, rule in every_rule(n, m).items():
@@ -105,8 +197,7 @@ def attention_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "positions", ("GRAD-MASK",), {**drawn(draw), **dict(each_option(draw, 3))["positions"]}
 
 
-@recipe("grouped_query_attention_vjp")
-def grouped_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def groups(draw: Draw, effort: str) -> Iterator[Case]:
     """Groups that are neither one head nor all heads, and not as many as their heads."""
     yield "six_over_two", ("GRAD-GROUP",), drawn(draw, h=6, g=2)
     yield "six_over_three", ("GRAD-GROUP",), drawn(draw, h=6, g=3, d_lse=True)
@@ -118,10 +209,6 @@ def grouped_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     poisoned["k"], holes[:, 2] = poisoned["k"].copy(), False
     poisoned["k"][..., 2, :] = np.nan
     yield "poison", ("GRAD-GROUP", "GRAD-ABSENT"), {**poisoned, "mask": holes}
-    for number in range(count(effort, 1, 8, 60)):
-        g, group, n, m = draw.between(2, 3), draw.between(2, 3), draw.between(1, 20), draw.between(1, 40)
-        arguments = drawn(draw, h=g * group, g=g, n=n, m=m, d=draw.between(1, 20), dv=draw.between(1, 20))
-        yield f"random_{number:04}", ("GRAD-GROUP",), arguments | options(draw, g * group, n, m)
     for name, given in each_option(draw, 6):
         yield f"option_{name}", ("GRAD-GROUP",), {**drawn(draw, h=6, g=2, d_lse=True), **given}
     yield "square", ("GRAD-GROUP",), drawn(draw, h=6, g=3, n=6, m=6, d=6, dv=6, d_lse=True)
@@ -129,23 +216,7 @@ def grouped_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         yield f"emptied_by_{name}", ("GRAD-GROUP", "GRAD-EMPTY"), {**drawn(draw, h=6, g=2, d_lse=True), **given}
 
 
-@recipe("feed_forward_vjp")
-def feed_forward_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """What `feed_forward` gets, and cotangents."""
-    for name, _, given in feed_forward_recipes(draw, effort):
-        d_out = draw.normal(*given["x"].shape[:-1], given["params"].w_out.shape[1])
-        yield name, ("GRAD-FFN",), {"d_out": d_out, **given}
-
-
-@recipe("gated_feed_forward_vjp")
-def gated_feed_forward_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """What `gated_feed_forward` gets, and cotangents."""
-    for name, _, given in gated_feed_forward_recipes(draw, effort):
-        yield name, ("GRAD-GLU",), {"d_out": draw.normal(*given["x"].shape), **given}
-
-
-@recipe("gradients.linear_vjp")
-def linear_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def products(draw: Draw, effort: str) -> Iterator[Case]:
     """Weights that are square, wide and tall, with a bias and without."""
     for name, (rows, e, f) in {"square": (6, 6, 6), "wide": (5, 3, 7), "tall": (2, 9, 4)}.items():
         given = {"d_out": draw.normal(rows, f), "x": draw.normal(rows, e), "w": draw.normal(e, f)}
@@ -153,17 +224,15 @@ def linear_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         yield f"{name}_biased", ("GRAD-LINEAR",), {**given, "b": draw.normal(f)}
 
 
-@recipe("merge_vjp")
-def merge_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def merges(draw: Draw, effort: str) -> Iterator[Case]:
     """What `merge` gets, and cotangents; as many rows as values."""
-    for name, _, given in merge_recipes(draw, effort):
+    for name, _, given in of_softmax.pairs_of_parts(draw, effort):
         yield name, ("GRAD-MERGE",), {"d_out": draw.normal(*given["out_a"].shape), **given}
     shapes = {"d_out": (6, 6), "out_a": (6, 6), "lse_a": (6,), "out_b": (6, 6), "lse_b": (6,), "d_lse": (6,)}
     yield "square", ("GRAD-MERGE",), {name: draw.normal(*shape) for name, shape in shapes.items()}
 
 
-@recipe("logsumexp_vjp")
-def logsumexp_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def logsumexps(draw: Draw, effort: str) -> Iterator[Case]:
     """Both axes of a square, absent entries, empty rows, scores far from 0."""
     for axis in (-1, 0):
         given = {"d_out": draw.normal(6), "x": draw.normal(6, 6, scale=2.0), "axis": axis}
@@ -182,8 +251,7 @@ def _absent(draw):
     return {"x": np.where(present, draw.normal(5, 7), np.nan), "where": present}
 
 
-@recipe("softmax_vjp")
-def softmax_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def softmaxes(draw: Draw, effort: str) -> Iterator[Case]:
     """Both signs and every size of logits, axes, absent entries."""
     yield "plain", ("GRAD-SOFTMAX",), {"d_out": draw.normal(3, 5, 7), "x": draw.normal(3, 5, 7)}
     yield "first_axis", ("GRAD-SOFTMAX",), {"d_out": draw.normal(3, 5, 7), "x": draw.normal(3, 5, 7), "axis": 0}
@@ -191,14 +259,9 @@ def softmax_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         given = {"d_out": draw.normal(6, 6), "x": draw.normal(6, 6, scale=2.0), "axis": axis}
         yield f"square{'_first_axis' * (axis == 0)}", ("GRAD-SOFTMAX",), given
     yield "where", ("GRAD-SOFTMAX", "GRAD-ABSENT"), {"d_out": draw.normal(5, 7), **_absent(draw)}
-    for number in range(count(effort, 1, 8, 60)):
-        shape = draw.between(1, 5), draw.between(1, 100)
-        x = draw.normal(*shape, scale=2.0 ** draw.between(-3, 4))
-        yield f"random_{number:04}", ("GRAD-SOFTMAX",), {"d_out": draw.normal(*shape), "x": x}
 
 
-@recipe("layer_norm_vjp", "rms_norm_vjp")
-def norm_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def norms(draw: Draw, effort: str) -> Iterator[Case]:
     """Rows of every size, with a spike, far from 0, and with an epsilon that matters."""
 
     def case(x, **rest):
@@ -214,48 +277,34 @@ def norm_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "square", both, case(draw.normal(7, 7) * 2.0 ** np.arange(-3, 4)[:, None])
     x = draw.normal(5, 5)
     yield "square_first_axis", both, {"d_out": draw.normal(5, 5), "x": x, "gamma": draw.normal(5), "axis": 0}
-    for number in range(count(effort, 1, 8, 60)):
-        x = draw.normal(draw.between(1, 6), draw.between(2, 100), scale=2.0 ** draw.between(-4, 4))
-        yield f"random_{number:04}", both, case(x)
 
 
-def activation_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def activations(draw: Draw, effort: str) -> Iterator[Case]:
     """Around 0, in the tails, and at random."""
     for name, x in (("around_zero", np.linspace(-1, 1, 41)), ("tails", np.linspace(-12, 12, 97))):
         yield name, ("GRAD-ACT",), {"d_out": draw.normal(x.size), "x": draw.round(x)}
-    for number in range(count(effort, 1, 4, 40)):
-        x = draw.normal(3, 37, scale=2.0 ** draw.between(-4, 3))
-        yield f"random_{number:04}", ("GRAD-ACT",), {"d_out": draw.normal(3, 37), "x": x}
     yield "square", ("GRAD-ACT",), {"d_out": draw.normal(6, 6), "x": draw.normal(6, 6)}
 
 
-_ACTIVATIONS = ("relu", "gelu", "quick_gelu", "silu", "squared_relu", "softplus", "sigmoid", "tanh")
-recipe(*(f"{name}_vjp" for name in _ACTIVATIONS))(activation_vjp_recipes)
+def multi_queries(draw: Draw, effort: str) -> Iterator[Case]:
+    """What `multi_query_attention` gets, and cotangents of the output and of the log-sum-exp."""
+    for name, _, given in of_heads.multi_queries(draw, effort):
+        d_out = draw.normal(*given["q"].shape[:-1], given["v"].shape[-1])
+        d_lse = {"d_lse": draw.normal(*given["q"].shape[:-1])} if name != "square" else {}
+        yield name, ("GRAD-GROUP",), {"d_out": d_out, **d_lse, **given}
 
 
-@recipe("rope_vjp")
-def rope_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """What `rope` gets, and cotangents."""
-    for name, _, given in rope_recipes(draw, effort):
-        yield name, ("GRAD-ROPE",), {"d_out": draw.normal(*given["x"].shape), **given}
+def layers(draw: Draw, effort: str) -> Iterator[Case]:
+    """What the layer gets, and cotangents; square weights."""
+    for name, _, given in of_heads.layers(draw, effort):
+        yield name, ("GRAD-MHA",), {"d_out": draw.normal(2, 5, 6), **given}
+    square = MultiHeadParams(*(draw.normal(6, 6, scale=0.5) for _ in range(4)))
+    given = {"d_out": draw.normal(6, 6), "x_q": draw.normal(6, 6), "x_kv": None, "params": square, "heads": 2}
+    yield "square", ("GRAD-MHA",), given
 
 
-@recipe("gradients.rotate_vjp")
-def rotate_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """Both layouts, all and some of the features, tables that are shared."""
-    for layout in ("interleaved", "half"):
-        for number in range(count(effort, 1, 4, 40)):
-            n, half, rest = draw.between(1, 20), draw.between(1, 20), draw.between(0, 3)
-            angles = draw.rng.uniform(-400, 400, size=(n, half))
-            yield (
-                f"{layout}_{number:04}",
-                ("GRAD-ROPE",),
-                {
-                    "d_out": draw.normal(2, 3, n, 2 * half + rest),
-                    "x": draw.normal(2, 3, n, 2 * half + rest),
-                    "cos": draw.round(np.cos(angles)),
-                    "sin": draw.round(np.sin(angles)),
-                    "layout": layout,
-                    "rotary_dim": 2 * half,
-                },
-            )
+def networks(draw: Draw, effort: str) -> Iterator[Case]:
+    """What `feed_forward` gets, and cotangents."""
+    for name, _, given in of_feedforward.networks(draw, effort):
+        d_out = draw.normal(*given["x"].shape[:-1], given["params"].w_out.shape[1])
+        yield name, ("GRAD-FFN",), {"d_out": d_out, **given}

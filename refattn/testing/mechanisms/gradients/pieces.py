@@ -26,7 +26,7 @@ from refattn.gradients import (
 )
 from refattn.positions import rope, rotate
 from refattn.softmax import softmax
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 # --- softmax --------------------------------------------------------------------------------------------------------
 

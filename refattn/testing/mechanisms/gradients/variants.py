@@ -4,7 +4,6 @@ differently."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from refattn import attention_stages, masks
 from refattn.gradients import AttentionGradients, grouped_query_attention_vjp
 from refattn.masks import Mask
 from refattn.testing.mechanisms.masks.variants import replaced, shifted
-from refattn.testing.variants import NotApplicable, Variant, variant
+from refattn.testing.registry import NotApplicable, variant
 
 _LN2 = math.log(2.0)
 
@@ -504,7 +503,7 @@ def _by_head(d_out, q, k, v, *args, **options):
     return grouped_query_attention_vjp(d_out, q, *copies, *args, **options), q.shape[-3], k.shape[-3], group
 
 
-def _collected(found, heads, kv_heads, collect):
+def collected(found, heads, kv_heads, collect):
     def over(x):
         return collect(np.reshape(x, (*x.shape[:-3], kv_heads, heads // kv_heads, *x.shape[-2:])))
 
@@ -515,14 +514,14 @@ def _collected(found, heads, kv_heads, collect):
 def group_mean(*args, **options):
     """Keys and values get the mean over the query heads that read them, not the sum."""
     found, heads, kv_heads, _ = _by_head(*args, **options)
-    return _collected(found, heads, kv_heads, lambda x: x.mean(axis=-3))
+    return collected(found, heads, kv_heads, lambda x: x.mean(axis=-3))
 
 
 @variant("gradient/group_last_head", "GRAD-GROUP", "grouped_query_attention_vjp")
 def group_last_head(*args, **options):
     """Keys and values keep what the last query head of the group wrote, as without an atomic addition."""
     found, heads, kv_heads, _ = _by_head(*args, **options)
-    return _collected(found, heads, kv_heads, lambda x: x[..., -1, :, :])
+    return collected(found, heads, kv_heads, lambda x: x[..., -1, :, :])
 
 
 @variant(
@@ -548,17 +547,3 @@ def group_interleaved(*args, **options):
     if group == kv_heads == 1:
         raise NotApplicable
     return found._replace(k=over(found.k), v=over(found.v))
-
-
-def grouped(v: Variant) -> Variant:
-    """A variant of `attention_vjp` as one of `grouped_query_attention_vjp`: every query head has its own copy of keys
-    and values, and the gradients of the copies are summed."""
-    backward = v.call
-
-    def call(d_out, q, k, v, mask=None, **options):
-        heads, kv_heads = q.shape[-3], k.shape[-3]
-        copies = (np.repeat(x, heads // kv_heads, axis=-3) for x in (k, v))
-        found = backward(d_out, q, *copies, mask, **options)
-        return _collected(found, heads, kv_heads, lambda x: x.sum(axis=-3))
-
-    return replace(v, function="grouped_query_attention_vjp", call=call)

@@ -8,22 +8,60 @@ import numpy as np
 
 from refattn import masks
 from refattn.heads import MultiHeadParams, PackedMultiHeadParams, Rope
-from refattn.testing.mechanisms.attention.options import each_option
+from refattn.testing import layouts
+from refattn.testing.inputs import Case, Draw
+from refattn.testing.mechanisms.attention.inputs import attention
+from refattn.testing.mechanisms.attention.options import SHAPES, each_option, emptied_rows, every_rule
+from refattn.testing.mechanisms.masks import inputs as of_masks
 from refattn.testing.mechanisms.positions.inputs import scalings
-from refattn.testing.recipes import Draw, Recipe, recipe
 
 
-@recipe("attention_weights")
-def weights_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """Every option alone."""
-    x = {"q": draw.normal(2, 3, 5, 8), "k": draw.normal(2, 3, 7, 8)}
-    yield "plain", ("ATTN-WEIGHTS",), x
-    for name, given in each_option(draw, 3):
-        yield name, ("ATTN-WEIGHTS",), {**x, **given}
+def grouped(draw: Draw) -> dict:
+    """A random call of grouped_query_attention."""
+    return attention(draw, grouped=True)
 
 
-@recipe("multi_query_attention")
-def multi_query_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def multi_query(draw: Draw) -> dict:
+    """A random call of multi_query_attention: one head of keys and values, without its axis."""
+    given = attention(draw)
+    if given["q"].ndim == 2:
+        return {**given, "q": given["q"][None]}
+    return {**given, **{name: given[name][..., 0, :, :] for name in ("k", "v")}}
+
+
+def groups(draw: Draw, effort: str) -> Iterator[Case]:
+    """Groups that are neither one head nor all heads, so that no order of heads can hide."""
+
+    def grouped(b, h, g, n, m, d, dv):
+        return {"q": draw.normal(b, h, n, d), "k": draw.normal(b, g, m, d), "v": draw.normal(b, g, m, dv)}
+
+    yield "six_over_two", ("HEADS-GROUP",), grouped(1, 6, 2, 5, 7, 8, 8)
+    yield "six_over_three", ("HEADS-GROUP",), grouped(2, 6, 3, 5, 11, 8, 8)
+    yield "multi_query", ("HEADS-GROUP",), grouped(2, 4, 1, 5, 7, 8, 8)
+    yield "causal", ("HEADS-GROUP",), {**grouped(2, 6, 3, 7, 7, 8, 8), "mask": masks.causal()}
+    per_sequence = draw.rng.random((3, 1, 5, 7)) < 0.6
+    per_sequence[..., 2] = True
+    yield "mask_as_groups", ("HEADS-OPTIONS",), {**grouped(3, 6, 3, 5, 7, 8, 8), "mask": per_sequence}
+    yield "sinks", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 8), "sinks": draw.normal(6, scale=2.0)}
+    yield "bias_of_heads", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 8), "bias": draw.normal(6, 5, 7)}
+    yield "decode", ("HEADS-GROUP",), {**grouped(2, 6, 3, 1, 37, 16, 8), "mask": masks.causal(), "scale": 0.3}
+    yield "lse", ("HEADS-OPTIONS",), {**grouped(2, 6, 3, 5, 7, 8, 4), "return_lse": True}
+    x = grouped(2, 6, 3, 7, 7, 8, 8)
+    yield "strides", ("HEADS-GROUP",), {name: layouts.tokens_first(a) for name, a in x.items()}
+    for name, given in each_option(draw, 6):
+        yield f"option_{name}", ("HEADS-OPTIONS",), {**grouped(2, 6, 2, 5, 7, 8, 6), **given}
+    for name, given in emptied_rows(draw, 6):
+        yield f"emptied_by_{name}", ("HEADS-OPTIONS",), {**grouped(2, 6, 3, 5, 7, 8, 6), **given, "return_lse": True}
+    for shape, (n, m) in SHAPES.items():
+        for name, rule in every_rule(n, m).items():
+            yield f"rule_{name}_{shape}", ("HEADS-OPTIONS",), {**grouped(2, 4, 2, n, m, 8, 6), "mask": rule}
+    yield "square", ("HEADS-GROUP",), grouped(2, 6, 3, 6, 6, 6, 6)
+    x = grouped(2, 6, 3, 1, 37, 16, 8)
+    yield "decode_large", ("HEADS-GROUP",), {**x, "q": draw.round(x["q"] * 64.0)}
+    yield "decode_scale_negative", ("HEADS-GROUP",), {**x, "scale": -0.5}
+
+
+def multi_queries(draw: Draw, effort: str) -> Iterator[Case]:
     """Every option alone, one step over a cache, and as many queries as keys and features."""
 
     def case(n, m, d=8, dv=6):
@@ -38,15 +76,6 @@ def multi_query_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "values_offset", ("HEADS-MQA",), {**x, "v": draw.round(x["v"] + 30.0)}
     for name, given in each_option(draw, 4):
         yield name, ("HEADS-MQA",), {**x, **given}
-
-
-@recipe("multi_query_attention_vjp")
-def multi_query_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """What `multi_query_attention` gets, and cotangents of the output and of the log-sum-exp."""
-    for name, _, given in multi_query_recipes(draw, effort):
-        d_out = draw.normal(*given["q"].shape[:-1], given["v"].shape[-1])
-        d_lse = {"d_lse": draw.normal(*given["q"].shape[:-1])} if name != "square" else {}
-        yield name, ("GRAD-GROUP",), {"d_out": d_out, **d_lse, **given}
 
 
 def layer(draw: Draw, packed: bool = False, h: int = 4, g: int = 2, d: int = 8, dv: int = 3, e: int = 10) -> dict:
@@ -67,8 +96,7 @@ def layer(draw: Draw, packed: bool = False, h: int = 4, g: int = 2, d: int = 8, 
     return {"x_q": x, "x_kv": None if packed else draw.normal(2, 7, e), "params": params, "heads": h, "kv_heads": g}
 
 
-@recipe("multi_head_attention")
-def layer_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def layers(draw: Draw, effort: str) -> Iterator[Case]:
     """Every option alone, norms with an epsilon that decides, every rotation."""
     apart, packed = layer(draw), layer(draw, packed=True)
     yield "norms", ("MHA-QKNORM",), apart
@@ -82,11 +110,54 @@ def layer_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         yield f"rope_{name}", ("MHA-ROPE",), {**packed, "rope": rope, "q_positions": np.arange(5) * 9}
 
 
-@recipe("multi_head_attention_vjp")
-def layer_vjp_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """What the layer gets, and cotangents."""
-    for name, _, given in layer_recipes(draw, effort):
-        yield name, ("GRAD-MHA",), {"d_out": draw.normal(2, 5, 6), **given}
-    square = MultiHeadParams(*(draw.normal(6, 6, scale=0.5) for _ in range(4)))
-    given = {"d_out": draw.normal(6, 6), "x_q": draw.normal(6, 6), "x_kv": None, "params": square, "heads": 2}
-    yield "square", ("GRAD-MHA",), given
+def random_layer(draw: Draw) -> dict:
+    """A random call of multi_head_attention: groups, biases, norms, packed weights, self- and cross-attention, any option."""
+    b, n, e = draw.between(1, 3), draw.between(2, 7), draw.pick(4, 6, 8)
+    g = draw.between(1, 3)
+    h, d, dv = g * draw.between(1, 3), 2 * draw.between(1, 3), draw.between(2, 5)
+    cross, biased = draw.chance(0.4), draw.chance(0.6)
+    m = draw.between(2, 9) if cross else n
+    sizes = {"q": (e, h * d), "k": (e, g * d), "v": (e, g * dv), "o": (h * dv, e)}
+    w = {f"w_{name}": draw.normal(*size, scale=draw.pick(1.0, 2.0) * size[0] ** -0.5) for name, size in sizes.items()}
+    bias = {f"b_{name}": draw.normal(size[1]) if biased else None for name, size in sizes.items()}
+    norm = draw.pick(None, "head", "width")
+    norms = {"q_norm": (d, h * d), "k_norm": (d, g * d)} if norm else {}
+    params = MultiHeadParams(**w, **bias, **{name: draw.normal(size[norm == "width"]) for name, size in norms.items()})
+    if draw.chance(0.4) and not cross:
+        params = packed_of(params._replace(q_norm=None, k_norm=None))
+    b = h if draw.chance(0.2) else b
+    given = {"x_q": draw.normal(b, n, e), "x_kv": draw.normal(b, m, e) if cross else None, "params": params, "heads": h}
+    given |= {"kv_heads": g, "mask": of_masks.mask(draw, b, h, n, m)}
+    if draw.chance(0.2):
+        given["bias"] = draw.normal(h, n, m, scale=2.0)
+    if draw.chance(0.2):
+        given["dropout"] = (draw.where(0.7, n, m), 0.25)
+    if draw.chance(0.4):
+        given["rope"] = Rope(layout=draw.pick("interleaved", "half"))
+    if draw.chance(0.3):
+        given["scale"] = 0.3
+    if draw.chance(0.3) and not of_masks.has_data(given["mask"]):
+        given["q_positions"], given["k_positions"] = 5 + np.arange(n), 3 + np.arange(m)
+    if draw.chance(0.2):
+        given["softcap"] = 1.5
+    if draw.chance(0.2):
+        given["sinks"] = draw.normal(h)
+    return given
+
+
+def packed_of(p: MultiHeadParams) -> PackedMultiHeadParams:
+    """The weights of queries, keys and values side by side."""
+    b = None if p.b_q is None else np.concatenate([p.b_q, p.b_k, p.b_v])
+    w = np.concatenate([p.w_q, p.w_k, p.w_v], axis=1)
+    return PackedMultiHeadParams(w_qkv=w, w_o=p.w_o, b_qkv=b, b_o=p.b_o, q_norm=p.q_norm, k_norm=p.k_norm)
+
+
+def split(draw: Draw) -> dict:
+    """A random call of split_heads."""
+    heads, size = draw.between(2, 4), draw.between(2, 5)
+    return {"x": draw.normal(2, draw.between(2, 6), heads * size), "heads": heads}
+
+
+def merged(draw: Draw) -> dict:
+    """A random call of merge_heads."""
+    return {"x": draw.normal(2, draw.between(2, 4), draw.between(2, 6), draw.between(2, 5))}

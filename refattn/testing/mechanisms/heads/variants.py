@@ -15,7 +15,7 @@ from refattn.heads import (
 )
 from refattn.norms import rms_norm
 from refattn.testing.mechanisms.attention.variants import evaluate
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 
 def _needs(*conditions):

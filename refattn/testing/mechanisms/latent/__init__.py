@@ -1,1 +1,1 @@
-"""latent."""
+"""Attention through latents."""

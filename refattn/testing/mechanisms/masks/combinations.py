@@ -12,7 +12,7 @@ import numpy as np
 
 from refattn.masks import Mask
 from refattn.testing.mechanisms.masks.variants import evaluated
-from refattn.testing.variants import NotApplicable, family
+from refattn.testing.registry import NotApplicable, family
 
 _SHORT = 40  # characters of a rule that are shown
 

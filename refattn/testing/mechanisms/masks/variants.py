@@ -12,7 +12,7 @@ import numpy as np
 
 from refattn import masks
 from refattn.masks import DATA_AXES, Mask
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 
 def replaced(mask: Mask, name, replacement) -> Mask:

@@ -7,7 +7,7 @@ import numpy as np
 from refattn.norms import DeepNormConstants, deepnorm_constants
 from refattn.norms import layer_norm as right_layer_norm
 from refattn.norms import rms_norm as right_rms_norm
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 
 def _axes(axis, x):

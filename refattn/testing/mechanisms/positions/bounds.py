@@ -10,18 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from refattn.positions import alibi_slopes, rope_frequencies, rotate, scaling_from_config
-from refattn.testing.bounds import bound_of
 from refattn.testing.rounding import FORMATS, round_to
 from refattn.testing.roundoff import Bound, gamma, rounded
 
 
-@bound_of("positions.rotate")
 def rotate_bound(profile, x, cos, sin, layout="interleaved", rotary_dim=None):
     """Two products and their sum: every rounding acts on |a cos| + |b sin|."""
     return {"out": _rotated(profile, x, cos, sin, layout, rotary_dim)}
 
 
-@bound_of("rope")
 def rope_bound(profile, x, positions, base=10000.0, layout="interleaved", rotary_dim=None, scaling=None):
     """The same, by cosines and sines that are rounded, at an angle that is off by δ: it turns the result by δ.
 
@@ -59,7 +56,6 @@ def rope_bound(profile, x, positions, base=10000.0, layout="interleaved", rotary
     return {"out": table}
 
 
-@bound_of("alibi_slopes")
 def alibi_slopes_bound(profile, heads, like=None):
     """A number of the format, raised to the power h, each step rounded correctly, and perhaps a reciprocal: h + 2 roundings."""
     value = alibi_slopes(heads)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from refattn.positions import NTK, DynamicNTK, Linear, Llama3, LongRoPE, YaRN
-from refattn.testing.recipes import Draw, Recipe, count, recipe
+from refattn.positions import NTK, DynamicNTK, Linear, Llama3, LongRoPE, YaRN, alibi_slopes
+from refattn.testing.inputs import Case, Draw
 
 
 def scalings(pairs: int = 4) -> dict:
@@ -42,8 +42,91 @@ def scalings(pairs: int = 4) -> dict:
     }
 
 
-@recipe("positions.rotate")
-def rotate_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+# --- random ---------------------------------------------------------------------------------------------------------
+
+
+def tables(draw: Draw) -> dict:
+    """A random call of rotate: angles far from 0, perhaps features that are not turned."""
+    n, half = draw.between(1, draw.pick(6, 40)), draw.between(2, draw.pick(8, 40))
+    angles = draw.uniform(-400, 400, n, half)
+    given = {"x": draw.normal(2, n, 2 * half + draw.pick(0, 4)), "cos": np.cos(angles), "sin": np.sin(angles)}
+    return {**given, "layout": draw.pick("interleaved", "half"), "rotary_dim": 2 * half}
+
+
+def rotation(draw: Draw) -> dict:
+    """A random call of rope: positions near and far, of each entry of the batch, any scaling."""
+    b, n, size = draw.between(1, 3), draw.between(1, draw.pick(6, 20)), 2 * draw.between(3, draw.pick(12, 40))
+    start = draw.pick(1, 50, 3000, 100_000)
+    given = {
+        "x": draw.normal(b, 2, n, size),
+        "positions": start + np.arange(n),
+        "layout": draw.pick("interleaved", "half"),
+    }
+    if draw.chance(0.3):
+        given["positions"] = start + draw.integers(0, 900, b, 1, n)
+    if draw.chance(0.4):
+        given["rotary_dim"] = 2 * draw.between(1, size // 2)
+    if draw.chance(0.3):
+        given["base"] = draw.pick(500.0, 500000.0)
+    if draw.chance(0.6):
+        given["scaling"] = scaling(draw, given.get("rotary_dim", size) // 2)
+    return given
+
+
+def scaling(draw: Draw, pairs: int):
+    """A random scaling of rotary positions for R = 2·pairs."""
+    factors = tuple(1 + 0.1 * np.arange(pairs)), tuple(2.0 + np.arange(pairs))
+    return draw.pick(
+        Linear(4.0), NTK(4.0), DynamicNTK(4.0, 64, 100), YaRN(8.0, 512), YaRN(8.0, 512, truncate=False),
+        YaRN(8.0, 512, attention_factor=1.5), Llama3(8.0, 1.0, 4.0, 512), LongRoPE(*factors, 64, 128, draw.pick(32, 128)),
+    )  # fmt: skip
+
+
+def frequencies(draw: Draw) -> dict:
+    """A random call of rope_frequencies."""
+    return {"rotary_dim": 2 * draw.between(4, 40), "scaling": YaRN(8.0, draw.pick(512, 4096))}
+
+
+def sinusoids(draw: Draw) -> dict:
+    """A random call of sinusoidal."""
+    given = {"positions": draw.between(0, 40) + np.arange(draw.between(2, 9)), "dim": draw.between(3, 16)}
+    return {**given, "layout": draw.pick("interleaved", "half", "tensor2tensor")}
+
+
+def learned(draw: Draw) -> dict:
+    """A random call of learned_positions."""
+    return {"table": draw.normal(20, 5), "positions": draw.integers(0, 15, 4), "offset": draw.pick(0, 2)}
+
+
+def slopes(draw: Draw) -> dict:
+    """A random call of alibi_slopes."""
+    return {"heads": draw.between(1, 24)}
+
+
+def distances(draw: Draw) -> dict:
+    """A random call of alibi_bias."""
+    n, m = draw.between(1, 6), draw.between(1, 9)
+    given = {"slopes": alibi_slopes(draw.between(1, 12)), "n": n, "m": m}
+    return given | ({"q_positions": 5 + np.arange(n), "k_positions": np.arange(m)} if draw.chance(0.3) else {})
+
+
+def buckets(draw: Draw) -> dict:
+    """A random call of relative_position_bucket: every distance to 300."""
+    given = {"relative": np.arange(-300, 300), "bidirectional": draw.chance(0.5)}
+    return given | draw.pick({}, {"buckets": 16, "max_distance": 64}, {"max_distance": 256})
+
+
+def relative(draw: Draw) -> dict:
+    """A random call of t5_bias."""
+    n, m = draw.between(1, 9), draw.between(1, 200)
+    given = {"table": draw.normal(32, 2), "n": n, "m": m, "bidirectional": draw.chance(0.5)}
+    return given | ({"q_positions": np.arange(n) + 7, "k_positions": np.arange(m)} if draw.chance(0.3) else {})
+
+
+# --- directed -------------------------------------------------------------------------------------------------------
+
+
+def rotations_by_tables(draw: Draw, effort: str) -> Iterator[Case]:
     """Tables of angles far from 0, both layouts, all and some of the features."""
 
     def tables(n, half):
@@ -54,14 +137,9 @@ def rotate_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
         yield f"{layout}_whole", ("ROPE-LAYOUT",), {"x": draw.normal(2, 3, 5, 8), **tables(5, 4), "layout": layout}
         partial = {"x": draw.normal(2, 3, 5, 14), **tables(5, 3), "layout": layout, "rotary_dim": 6}
         yield f"{layout}_partial", ("ROPE-PARTIAL",), partial
-        for number in range(count(effort, 1, 4, 40)):
-            n, half = draw.between(1, 40), draw.between(1, 40)
-            arguments = {"x": draw.normal(2, 3, n, 2 * half), **tables(n, half), "layout": layout}
-            yield f"{layout}_random_{number:04}", ("ROPE-LAYOUT",), arguments
 
 
-@recipe("rope")
-def rope_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def rotations(draw: Draw, effort: str) -> Iterator[Case]:
     """Positions near and far from 0, both layouts, all and some features, other bases, positions by batch entry.
 
     Kills the other pairing, frequencies over the wrong size, angles in narrow formats, positions counted from 0 or 1.
@@ -84,26 +162,16 @@ def rope_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "square", ("ROPE-ROTATION",), {"x": draw.normal(2, 6, 6, 6), "positions": np.arange(6) + 11}
     by_batch = np.array([[3, 4, 5, 6, 7], [0, 1, 40, 41, 42]])[:, None]
     yield "by_batch", ("ROPE-POSITION",), {"x": draw.normal(2, 3, 5, 8), "positions": by_batch}
-    for number in range(count(effort, 1, 6, 60)):
-        n, half = draw.between(1, 20), draw.between(1, 40)
-        start = draw.between(0, 4000)
-        yield (
-            f"random_{number:04}",
-            ("ROPE-ROTATION",),
-            {"x": draw.normal(2, 3, n, 2 * half), "positions": start + np.arange(n)},
-        )
 
 
-@recipe("positions.rope_frequencies")
-def frequency_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def frequencies_by_scaling(draw: Draw, effort: str) -> Iterator[Case]:
     """Every scaling with every field, at more pairs than one ramp is long."""
     yield "base", ("ROPE-FREQUENCY",), {"rotary_dim": 32, "base": 500.0}
     for name, scaling in scalings(16).items():
         yield f"scaling_{name}", ("ROPE-FREQUENCY",), {"rotary_dim": 32, "base": 1000.0, "scaling": scaling}
 
 
-@recipe("alibi_bias")
-def alibi_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def slopes_by_distance(draw: Draw, effort: str) -> Iterator[Case]:
     """Fewer and more queries than keys, one step of a cache, positions that are given: signs and anchors."""
     for n, m in ((5, 5), (3, 7), (7, 4), (1, 9)):
         yield f"{n}_over_{m}", ("ALIBI-BIAS",), {"slopes": 2.0 ** -np.arange(1.0, 4.0), "n": n, "m": m}
@@ -111,8 +179,7 @@ def alibi_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     yield "positions", ("ALIBI-ALIGN",), {"slopes": 2.0 ** -np.arange(1.0, 4.0), "n": 3, "m": 5, **given}
 
 
-@recipe("relative_position_bucket")
-def bucket_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def buckets_by_distance(draw: Draw, effort: str) -> Iterator[Case]:
     """Every distance to 300 on either side, so that no boundary of a bucket is missed."""
     for both in (True, False):
         for buckets, farthest in ((32, 128), (16, 64), (32, 256)):
@@ -121,8 +188,7 @@ def bucket_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
             yield name, ("T5-BUCKET",), {**given, "buckets": buckets, "max_distance": farthest}
 
 
-@recipe("alibi_slopes")
-def slopes_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def slopes_by_heads(draw: Draw, effort: str) -> Iterator[Case]:
     """Numbers of heads that are powers of two, and others, for which each implementation has its own slopes."""
     for heads in (1, 2, 3, 6, 8, 12, 16, 20, 66):
         yield f"heads_{heads}", ("ALIBI-SLOPES",), {"heads": heads}

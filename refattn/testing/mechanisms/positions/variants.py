@@ -6,8 +6,8 @@ import numpy as np
 
 from refattn import positions as reference
 from refattn.positions import DynamicNTK, Linear, Llama3, LongRoPE, YaRN, relative_position_bucket, t5_bias
+from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.rounding import round_to
-from refattn.testing.variants import NotApplicable, variant
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from refattn.softmax import logsumexp, merge, softmax
-from refattn.testing.bounds import bound_of
 from refattn.testing.roundoff import Bound, gamma, rounded
 
 
-@bound_of("softmax")
 def softmax_bound(profile, x, axis=-1, where=None):
     """Each weight carries the error E of its own exponential and the mean of all in the denominator.
 
@@ -25,7 +23,6 @@ def softmax_bound(profile, x, axis=-1, where=None):
     return {"out": Bound(p, np.where(p > 0, rounded(p, error, profile.out), _vanished(profile, x, where, p)))}
 
 
-@bound_of("logsumexp")
 def logsumexp_bound(profile, x, axis=-1, where=None):
     """The mean error of the exponents, the sum, the logarithm and the addition of the maximum."""
     lse = logsumexp(x, axis, where)
@@ -37,7 +34,6 @@ def logsumexp_bound(profile, x, axis=-1, where=None):
     return {"out": Bound(lse, np.where(np.isfinite(lse), rounded(finite, error, profile.out), 0.0))}
 
 
-@bound_of("merge")
 def merge_bound(profile, out_a, lse_a, out_b, lse_b):
     """A convex combination whose weights carry the exponents' errors: they act through |o_part - o|."""
     out, lse = merge(out_a, lse_a, out_b, lse_b)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from refattn.softmax import logsumexp, merge, softmax
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 _LN2 = math.log(2.0)
 

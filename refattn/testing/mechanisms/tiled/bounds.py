@@ -9,13 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from refattn.testing.bounds import bound_of
 from refattn.testing.mechanisms.attention.bounds import attention_bound
 from refattn.testing.mechanisms.tiled.variants import as_arrays, repeated
 from refattn.testing.roundoff import Bound
 
 
-@bound_of("tiled_attention", "split_attention")
 def tiled_attention_bound(
     profile, q, k, v, mask=None, *, q_tile=None, k_tile=None, splits=None, tree=None, return_lse=False, **options
 ):
@@ -24,7 +22,6 @@ def tiled_attention_bound(
     return attention_bound(profile, q, *repeated(q, k, v), mask, return_lse=return_lse, **options)
 
 
-@bound_of("packed_attention")
 def packed_attention_bound(
     profile, q, k, v, q_offsets, k_offsets=None, mask=None, *, return_lse=False, q_tile=None, k_tile=None, **options
 ):
@@ -48,7 +45,6 @@ def packed_attention_bound(
     return {name: Bound(*arrays) for name, arrays in found.items()}
 
 
-@bound_of("tiled_attention_vjp")
 def tiled_attention_vjp_bound(
     profile, d_out, q, k, v, mask=None, *, out=None, lse=None, q_tile=None, k_tile=None, **options
 ):

@@ -13,7 +13,7 @@ import numpy as np
 from refattn import masks
 from refattn.testing.mechanisms.attention.variants import evaluate
 from refattn.testing.mechanisms.masks.variants import holds, replaced
-from refattn.testing.variants import NotApplicable, family
+from refattn.testing.registry import NotApplicable, family
 
 _USUAL = (
     64,

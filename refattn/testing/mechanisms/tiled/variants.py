@@ -12,7 +12,7 @@ from refattn.attention import attention, attention_stages
 from refattn.gradients import attention_vjp, grouped_query_attention_vjp
 from refattn.softmax import merge
 from refattn.testing.mechanisms.masks.variants import replaced
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 from refattn.tiled import attention_io
 from refattn.tiled.io_model import IOCounts
 from refattn.tiled.problem import K_TILE, Q_TILE

@@ -11,9 +11,9 @@ from refattn.cache import HeldLatents
 from refattn.heads import Rope
 from refattn.latent import MultiHeadLatentParams, latents_of
 from refattn.positions import YaRN
+from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.latent.mla.probes import exact_numbers, probes
 from refattn.testing.mechanisms.positions.inputs import scalings
-from refattn.testing.recipes import Draw, Recipe, count, recipe
 
 ROPE = Rope(base=100.0)  # few pairs turn visibly at the base of 10000
 
@@ -48,9 +48,58 @@ def held(draw: Draw, m: int, given: dict, shift=0) -> HeldLatents:
     return HeldLatents(*map(draw.round, parts))
 
 
-@recipe("latent.multi_head_latent_attention")
-def mla_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
-    """Sizes, scales, rotations, masks and caches, each both explicit and absorbed; then random ones."""
+# --- random ---------------------------------------------------------------------------------------------------------
+
+
+def random_layer(draw: Draw) -> dict:
+    """A random call of multi_head_latent_attention: every size, caches, masks, positions, both forms."""
+    n, b = draw.between(1, draw.pick(9, 30)), draw.between(0, 3)
+    m = draw.between(1, draw.pick(12, 60)) if draw.chance(0.3) else 0
+    given = _random_layer(draw, b, n)
+    given["absorbed"] = draw.chance(0.5)
+    given["rope"] = _random_rope(draw)
+    if draw.chance(0.3):
+        given["scale"] = draw.pick(0.2, 0.6, 1.0, -0.3)
+    if draw.chance(0.3):
+        given["eps"] = draw.pick(1e-5, 1e-3, 0.1, 1e-8)
+    if m:
+        given["cache"] = held(draw, m, given)
+    elif draw.chance(0.5):
+        given["positions"] = draw.between(0, draw.pick(90, 3000)) + np.cumsum(draw.integers(1, 3, n))
+    if draw.chance(0.4):
+        given["mask"] = draw.pick(masks.causal(), masks.causal() & masks.window(3, 0))
+    elif draw.chance(0.5):
+        given["mask"] = draw.where(0.7, *draw.pick((), given["x"].shape[:-2]), n, m + n)
+    return given
+
+
+def random_tokens(draw: Draw) -> dict:
+    """A random call of latents_of."""
+    n = draw.between(1, draw.pick(9, 40))
+    given = _random_layer(draw, draw.between(0, 3), n)
+    start = draw.between(1, 3000)
+    kept = {"x": given["x"], "params": given["params"], "rope": _random_rope(draw), "positions": start + np.arange(n)}
+    return kept | ({"eps": draw.pick(1e-5, 1e-3, 0.1)} if draw.chance(0.3) else {})
+
+
+def _random_layer(draw, b, n):
+    """No two of the parts of a head need have the same size."""
+    return layer(
+        draw, b=b, n=n, e=draw.between(2, draw.pick(12, 40)), h=draw.between(1, 5), r=draw.between(1, draw.pick(24, 70)),
+        dr=2 * draw.pick(2, 3, 4, draw.between(0, 9)), dn=draw.between(1, draw.pick(6, 24)), dv=draw.between(1, draw.pick(8, 24)),
+        out=draw.between(1, 30), rq=draw.between(2, 24) if draw.chance(0.5) else None, q_scale=2.0 ** draw.between(-1, 2),
+    )  # fmt: skip
+
+
+def _random_rope(draw):
+    return Rope(draw.pick(100.0, 50.0, 1000.0, 10000.0), draw.pick("interleaved", "interleaved", "half"))
+
+
+# --- directed -------------------------------------------------------------------------------------------------------
+
+
+def layers(draw: Draw, effort: str) -> Iterator[Case]:
+    """Sizes, scales, rotations, masks and caches, each both explicit and absorbed."""
     directed = (sizes, scales, norms, rotations, some_masks, decoding, exact_numbers, probes, memory_layouts)
     for cases in directed:
         for name, clause, given in cases(draw):
@@ -62,8 +111,6 @@ def mla_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
             yield f"long{'_absorbed' * absorbed}", ("MLA-OUT",), x
             large = layer(draw, b=0, n=3, e=48, h=2, r=512, dr=64, dn=128, dv=96, rq=72)
             yield f"large{'_absorbed' * absorbed}", ("MLA-OUT",), {**large, "absorbed": absorbed}
-    for number in range(count(effort, 4, 24, 400)):
-        yield f"random_{number:04}", ("MLA-OUT",), random_layer(draw)
 
 
 def sizes(draw: Draw):
@@ -188,35 +235,7 @@ def memory_layouts(draw: Draw):
     yield "strides_tokens", "MLA-OUT", {**x, "x": np.ascontiguousarray(np.swapaxes(x["x"], 0, 1)).swapaxes(0, 1)}
 
 
-def random_layer(draw: Draw) -> dict:
-    """Random sizes and options."""
-    chance = draw.rng.random
-    n, m = draw.between(1, 30), draw.between(0, 60) if chance() < 0.3 else 0
-    given = layer(
-        draw, b=draw.between(0, 3), n=n, e=draw.between(2, 40), h=draw.between(1, 5), r=draw.between(1, 70),
-        dr=2 * draw.between(0, 9), dn=draw.between(1, 24), dv=draw.between(1, 24), out=draw.between(1, 30),
-        rq=draw.between(2, 24) if chance() < 0.5 else None, q_scale=2.0 ** draw.between(-2, 2),
-    )  # fmt: skip
-    given["absorbed"] = bool(chance() < 0.5)
-    layout = "half" if chance() < 0.3 else "interleaved"
-    given["rope"] = Rope(float(10.0 ** draw.between(1, 5)), layout)
-    if chance() < 0.3:
-        given["scale"] = float(draw.rng.uniform(0.05, 1.0))
-    if chance() < 0.3:
-        given["eps"] = float(10.0 ** -draw.between(2, 8))
-    if m:
-        given["cache"] = held(draw, m, given)
-    elif chance() < 0.4:
-        given["positions"] = draw.between(0, 3000) + np.cumsum(draw.rng.integers(1, 4, n))
-    if chance() < 0.4 and not m:
-        given["mask"] = masks.causal()
-    elif chance() < 0.5:
-        given["mask"] = draw.rng.random((*given["x"].shape[:-2], n, m + n)) < 0.7
-    return given
-
-
-@recipe("latent.latents_of")
-def latents_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
+def tokens_to_keep(draw: Draw, effort: str) -> Iterator[Case]:
     """What is cached: sizes of both parts, positions, rotations, tokens of any size."""
 
     def tokens(**changes):
@@ -244,10 +263,3 @@ def latents_recipes(draw: Draw, effort: str) -> Iterator[Recipe]:
     for name, scale in (("large", 8.0), ("small", 2.0**-9)):
         yield f"{name}_tokens", ("MLA-NORM",), {**plain, "x": draw.round(plain["x"] * scale), "eps": 1e-5}
     yield "zeros", ("MLA-NORM",), {**plain, "x": np.zeros_like(plain["x"])}
-    for number in range(count(effort, 2, 12, 120)):
-        n = draw.between(1, 40)
-        sized = tokens(
-            b=draw.between(0, 3), n=n, e=draw.between(2, 40), r=draw.between(1, 70), dr=2 * draw.between(0, 9)
-        )
-        start = draw.between(0, 3000)
-        yield f"random_{number:04}", ("MLA-CACHE",), {**sized, "positions": start + np.arange(n)}

@@ -6,7 +6,7 @@ import numpy as np
 
 from refattn.heads import Rope
 from refattn.latent import MultiHeadLatentParams
-from refattn.testing.recipes import Draw
+from refattn.testing.inputs import Draw
 
 
 def exact_numbers(draw: Draw):

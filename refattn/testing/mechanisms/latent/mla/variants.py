@@ -10,7 +10,7 @@ from refattn.cache import HeldLatents
 from refattn.heads import Rope
 from refattn.latent import latents_of, multi_head_latent_attention
 from refattn.norms import rms_norm
-from refattn.testing.variants import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, variant
 
 _ATTEND = "latent.multi_head_latent_attention"
 
