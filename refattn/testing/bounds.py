@@ -35,6 +35,7 @@ def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import refattn
     >>> found = bound(refattn.softmax, "float32", np.zeros(4, dtype=np.float32))["out"]
     >>> found.value, bool(found.hard.max() < 1e-6)

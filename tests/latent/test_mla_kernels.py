@@ -1,4 +1,4 @@
-"""The recipes of multi-head latent attention accuse no correct kernel, and find every variant and other mistakes.
+"""The cases of multi-head latent attention accuse no kernel that is written independently, and find mistakes that are no variants.
 
 The correct kernel is written independently (tests/kernels/mla.py). Golden vectors take no part: recipes must do it alone.
 """
@@ -19,13 +19,10 @@ from refattn.testing.adapters import CallableAdapter
 from refattn.testing.bounds import bound
 from refattn.testing.checking import cast
 from refattn.testing.distances import distance
-from refattn.testing.inputs import Draw, Seeded
+from refattn.testing.inputs import Draw, Seeded, cases
 from refattn.testing.mechanisms.latent.mla.inputs import held, layer
 from refattn.testing.profiles import profile
-from refattn.testing.recipes import recipes
 from refattn.testing.replay import find, snippet
-from refattn.testing.rounding import round_to
-from refattn.testing.variants import NotApplicable, variants
 from refattn.testing.vectors import results
 from tests.kernels.mla import kernel, turned
 
@@ -36,9 +33,9 @@ LEAST = 4.0  # a variant must be this many bounds away to count as found
 
 
 def bounded(function, precision, seed, effort="smoke"):
-    """Every recipe with its bounds."""
+    """Every case with its bounds."""
     chosen = profile(precision)
-    for name, _, arguments in recipes(function, fmt=chosen.out.name, effort=effort, seed=seed):
+    for name, _, arguments in cases(function, fmt=chosen.out.name, effort=effort, seed=seed):
         with np.errstate(all="ignore"):
             yield name, arguments, bound(function, chosen, **arguments)
 
@@ -57,11 +54,11 @@ def off(got, limits):
     return max(distance(x, limit.value, np.broadcast_to(limit.hard, x.shape)) for x, limit in pairs)
 
 
-def accused(function, precision, cases, form=None):
-    """Recipes on which a correct kernel is outside its bound."""
+def accused(function, precision, found, form=None):
+    """Cases on which a correct kernel is outside its bound."""
     fmt = profile(precision).out.name
     call = kernel(fmt, form)[function]
-    for name, arguments, limits in cases:
+    for name, arguments, limits in found:
         with np.errstate(all="ignore"):
             share = off(results(call(**cast_all(arguments, fmt))), limits)
         if not share <= 1:
@@ -93,37 +90,6 @@ def test_no_correct_kernel_is_accused_by_many_seeds(function, fmt, form):
 def test_a_finer_kernel_than_promised_is_not_accused(precision):
     for seed in range(3):
         assert not list(accused(ATTEND, precision, bounded(ATTEND, precision, seed, "standard"))), seed
-
-
-def missed(function, cases):
-    """The variants that no recipe finds, and how far each was at most."""
-    left = dict.fromkeys(variants(function), 0.0)
-    for _, arguments, limits in cases:
-        for v in list(left):
-            try:
-                with np.errstate(all="ignore"):
-                    away = off(results(v.call(**arguments)), limits)
-            except NotApplicable:
-                continue
-            if np.isfinite(away):  # NaN in the wrong place would count as well, but proves less
-                left[v] = max(left[v], away)
-            if left[v] >= LEAST:
-                del left[v]
-    return {v.name: away for v, away in left.items()}
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_recipes_find_every_variant(function, precision):
-    assert not missed(function, first(function, precision))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "tf32", "bfloat16/eager", "float16/eager"])
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_recipes_find_every_variant_at_any_seed(function, precision):
-    for seed in range(1, 9):
-        assert not missed(function, bounded(function, precision, seed)), seed
 
 
 # --- wrong kernels that are no variants ------------------------------------------------------------------------------
@@ -206,7 +172,7 @@ def _mistakes(right):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_recipes_find_other_mistakes(precision):
+def test_cases_find_other_mistakes(precision):
     left = _mistakes(kernel(precision)[ATTEND])
     assert len(left) >= 16
     for _, arguments, limits in first(ATTEND, precision):
@@ -218,10 +184,10 @@ def test_recipes_find_other_mistakes(precision):
     assert not left
 
 
-# --- the recipes themselves ------------------------------------------------------------------------------------------
+# --- the cases themselves ------------------------------------------------------------------------------------------
 
 
-def test_check_runs_the_recipes_and_tells_what_a_kernel_lacks():
+def test_check_runs_the_cases_and_tells_what_a_kernel_lacks():
     call = kernel("float32")[ATTEND]
 
     def without_cache(x, params, *, heads, mask=None, rope=None, positions=None, eps=1e-6, scale=None, absorbed=False):
@@ -236,24 +202,6 @@ def test_check_runs_the_recipes_and_tells_what_a_kernel_lacks():
     assert names["decode_1_over_37"].status == "unsupported"
     assert names["decode_1_over_37"].reason == "it takes no cache"
     assert names["scale_decides"].status == "holds"
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_recipes_hold_in_their_format_and_come_again(function):
-    def flat(x):
-        if isinstance(x, tuple):
-            return [y for item in x for y in flat(item)]
-        return [x] if isinstance(x, np.ndarray) and x.dtype.kind == "f" else []
-
-    twice = [list(recipes(function, fmt="bfloat16", effort="standard", seed=3)) for _ in range(2)]
-    names = [name for name, _, _ in twice[0]]
-    assert len(set(names)) == len(names)
-    for (_, clauses, first), (_, _, second) in zip(*twice, strict=True):
-        assert clauses
-        arrays = flat(tuple(first.values()))
-        for x, y in zip(arrays, flat(tuple(second.values())), strict=True):
-            np.testing.assert_array_equal(x, y)
-            np.testing.assert_array_equal(x, round_to(x, "bfloat16"))
 
 
 def test_held_latents_are_as_a_cache_gives_them():
