@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from refattn import grouped_query_attention, masks
 from refattn.attention import Dropout, attention
+from refattn.masks.reach import Interval
 from refattn.testing import check
 from refattn.tiled import attention_io, split_attention, tiled_attention, tiled_attention_vjp, workspace
 from refattn.tiled.problem import K_TILE, Q_TILE, problem_of
-from refattn.tiled.reach import Interval, reach
 from tests.strategies import floats_for, rng
 
 N, M = 7, 11
@@ -271,7 +271,7 @@ def test_reach_tells_the_truth(rule, first, last):
     except ValueError:  # data that do not cover such positions
         pytest.skip("the rule has no data for these positions")
     visible = visible.reshape(-1, last - first + 1, M)
-    found = reach(rule, first, last)
+    found = rule.reach(first, last)
     for j in range(M):
         inside = Interval(j, j)
         if (found.may & inside).empty:

@@ -207,5 +207,4 @@ def test_the_lists_of_names_are_what_golden_cases_use():
     assert used["function"] == set(FUNCTIONS)
     assert used["params"] == set(PARAMS)
     assert used["rule"] - {"not", "and", "or"} == set(RULES)
-    public = {name for name in vars(masks) if getattr(getattr(masks, name), "__module__", "") == masks.__name__}
-    assert {name for name in public if not name.startswith("_")} - set(RULES) == {"Mask", "visible", "positions_of"}
+    assert set(masks.__all__) - set(RULES) == {"Mask", "visible", "positions_of"}

@@ -240,7 +240,7 @@ def page_of(m, book):
     out = [f"# {m.title}", page.markdown(m.purpose), _facts(m, page)]
     out += ["## Mathematics", page.markdown(m.sections["Mathematics"])]
     out += ["## Clauses", _index(m, page), *(_clause(m, clause, page) for clause in m.clauses)]
-    if any(inspect.isfunction(thing) and _makes_mask(thing) for _, thing in m.api):
+    if m.name == "masks":
         out += [
             "## Pictures",
             "A row is a query, a column a key. A filled cell is a pair that the mask admits. Key position 0 is at the left.",
@@ -255,10 +255,6 @@ def page_of(m, book):
     for heading in [*rest, "Sources"]:
         out += [f"## {heading}", page.markdown(m.sections[heading])]
     return "\n\n".join(out) + "\n"
-
-
-def _makes_mask(function):
-    return function.__module__ == "refattn.masks" and "Clauses:" in (function.__doc__ or "")
 
 
 def _count(number, singular, plural=None):

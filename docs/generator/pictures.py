@@ -32,18 +32,6 @@ COMBINATIONS = [
 ]
 
 
-def rules():
-    """The functions of refattn.masks that build a rule and are documented as such."""
-    return [
-        name
-        for name, function in vars(masks).items()
-        if inspect.isfunction(function)
-        and function.__module__ == masks.__name__
-        and not name.startswith("_")
-        and "Clauses:" in (function.__doc__ or "")
-    ]
-
-
 def example(name):
     """(expression, n, m) for a rule."""
     if name in EXAMPLES:
@@ -58,7 +46,7 @@ def example(name):
 
 def draw(expression, n, m):
     """A mask as SVG: queries are rows, keys are columns, a filled cell is a pair that the mask admits."""
-    mask = eval(expression, {"__builtins__": {}}, {name: getattr(masks, name) for name in rules()})
+    mask = eval(expression, {"__builtins__": {}}, {name: rule.build for name, rule in masks.RULES.items()})
     dense = mask.dense(n, m)
     while dense.ndim > 2:
         dense = dense[0]
@@ -90,7 +78,7 @@ def draw(expression, n, m):
 def gallery(page):
     """A figure for every rule, and for some combinations."""
     out = ['<div class="gallery">']
-    for name in rules():
+    for name in masks.RULES:
         expression, n, m = example(name)
         summary = inspect.getdoc(getattr(masks, name)).partition("\n")[0].partition(" Clauses:")[0]
         place = page.link((page.path, f"refattn.masks.{name}"), f'<code class="rule">{escape(expression)}</code>')

@@ -28,6 +28,7 @@ class Source(NamedTuple):
     function: str
     make: Callable[[Variant], Variant]
     without: tuple[str, ...] = ()
+    is_part: bool = False
 
     def has(self, v: Variant) -> bool:
         """Whether a variant of the source is one of the other, too."""
@@ -41,7 +42,7 @@ def sources(function: str) -> tuple[Source, ...]:
     found = [Source(source, derived) for source, derived in of.derive]
     if (equal := of.equals) is not None:
         found.append(Source(equal.function, lambda v: of_equal(function, equal, v), equal.without))
-    return (*found, *(Source(part, lambda v: of_part(function, v)) for part in of.parts))
+    return (*found, *(Source(part, lambda v: of_part(function, v), is_part=True) for part in of.parts))
 
 
 # --- equals ---------------------------------------------------------------------------------------------------------

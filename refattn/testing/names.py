@@ -34,7 +34,7 @@ PARAMS = frozenset({
     "positions.Llama3", "positions.LongRoPE", "positions.NTK", "positions.YaRN",
 })  # fmt: skip
 
-RULES = tuple(masks.BUILDERS)
+RULES = tuple(masks.RULES)
 
 
 def function_named(name: str) -> Callable:
@@ -57,7 +57,7 @@ def rule_named(name: str) -> Callable:
     """The function of refattn.masks that builds a rule of a name; ValueError where there is none."""
     if name not in RULES:
         raise ValueError(_unknown("rule of refattn.masks", name, RULES))
-    return masks.BUILDERS[name]
+    return masks.RULES[name].build
 
 
 def meant(name: str, known) -> list[str]:

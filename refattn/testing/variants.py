@@ -36,13 +36,29 @@ def _with_derived(function: str, registered: int) -> tuple[Variant, ...]:
     return tuple(found.values())
 
 
-def families(function: str) -> list[tuple[Family, Callable[[Variant], Variant]]]:
-    """The families of a function, those of functions that it is built on included, each with what makes a variant of
-    this function of a member."""
+Make = Callable[[Variant], Variant]
+
+
+def families(function: str) -> list[tuple[Family, Make]]:
+    """The families of a function, those of functions that give the same included, each with what makes a variant of
+    this function of a member.
+
+    Not those of its parts: to find a number would take the whole function many times.
+    """
     load()
-    found = {f.example.name: (f, lambda v: v) for (_, own), f in FAMILIES.items() if own == function}
+    found: dict[str, tuple[Family, Make]] = {
+        f.example.name: (f, _as_it_is) for (_, own), f in FAMILIES.items() if own == function
+    }
     for source in sources(function):
-        for f, make in families(source.function):
+        for f, make in families(source.function) if not source.is_part else ():
             if f.example.name not in found and source.has(f.example):
-                found[f.example.name] = f, lambda v, derive=source.make, make=make: derive(make(v))
+                found[f.example.name] = f, _after(make, source.make)
     return list(found.values())
+
+
+def _as_it_is(v):
+    return v
+
+
+def _after(first, second):
+    return lambda v: second(first(v))

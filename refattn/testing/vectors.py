@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import re
 from dataclasses import dataclass
 from functools import cache, reduce
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from refattn.masks.algebra import COMBINED
 from refattn.testing import schema
 from refattn.testing.names import function_named, params_named, rule_named
 from refattn.testing.subject import listed, spec_dir
@@ -164,14 +164,14 @@ def _array(dtype, shape, data):
 def _mask(value):
     rest = {name: decode(item) for name, item in value.items() if name not in ("rule", "dense")}
     rule = value["rule"]
-    if rule not in ("not", "and", "or"):
+    if rule not in COMBINED:
         return rule_named(rule)(**rest)
     of = rest.get("of", [])
     if rest.keys() != {"of"} or (len(of) != 1 if rule == "not" else len(of) < 2):
         raise ValueError(
             f"the rule {rule!r} has nothing but {'one rule' if rule == 'not' else 'two rules or more'} in 'of'"
         )
-    return ~of[0] if rule == "not" else reduce(operator.and_ if rule == "and" else operator.or_, of)
+    return ~of[0] if rule == "not" else reduce(COMBINED[rule], of)
 
 
 def results(returned) -> dict[str, Any]:

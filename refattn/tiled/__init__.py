@@ -1,7 +1,7 @@
 """Attention at any length: tiles, parts that are merged, packed sequences. Exact, without an array of N M numbers.
 
-`forward` is the online softmax and the place to start reading; `problem` cuts arguments into tiles, `reach` says
-which tiles a mask rule leaves empty, `workspace` keeps memory and threads.
+`forward` is the online softmax and the place to start reading; `problem` cuts arguments into tiles and leaves out those
+that a mask rule does not reach, `workspace` keeps memory and threads.
 """
 
 from refattn.tiled.backward import tiled_attention_vjp

@@ -13,7 +13,8 @@ import numpy as np
 from refattn import arguments, backend
 from refattn.attention import check_shapes, checked_dropout, checked_scale, checked_softcap
 from refattn.masks import Mask, positions_of, visible
-from refattn.tiled.reach import Interval, Reach, reach, with_data
+from refattn.masks.data import with_data
+from refattn.masks.reach import Interval, Reach
 
 # Chosen by measurement (tests/benchmarks/speed.py): 4 MiB of float64 scores; float32 takes twice as many keys. Smaller
 # tiles stay nearer to a core, but threads that wait for the interpreter cost more than that gains. Few queries (a step
@@ -187,7 +188,7 @@ class Problem:
             yield slice(place, min(place + self.k_tile, stop)), whole
 
     def _reach(self, rows) -> Reach:
-        return reach(self.mask, *_extent(self.xp, self.q_positions[..., rows]))
+        return self.mask.reach(*_extent(self.xp, self.q_positions[..., rows]))
 
     def _allowed(self, rows, keys):
         if isinstance(self.mask, Mask):

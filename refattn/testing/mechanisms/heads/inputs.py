@@ -122,11 +122,16 @@ def random_layer(draw: Draw) -> dict:
     bias = {f"b_{name}": draw.normal(size[1]) if biased else None for name, size in sizes.items()}
     norm = draw.pick(None, "head", "width")
     norms = {"q_norm": (d, h * d), "k_norm": (d, g * d)} if norm else {}
-    params = MultiHeadParams(**w, **bias, **{name: draw.normal(size[norm == "width"]) for name, size in norms.items()})
-    if draw.chance(0.4) and not cross:
-        params = packed_of(params._replace(q_norm=None, k_norm=None))
+    apart = MultiHeadParams(**w, **bias, **{name: draw.normal(size[norm == "width"]) for name, size in norms.items()})
+    together = draw.chance(0.4) and not cross
+    params = packed_of(apart._replace(q_norm=None, k_norm=None)) if together else apart
     b = h if draw.chance(0.2) else b
-    given = {"x_q": draw.normal(b, n, e), "x_kv": draw.normal(b, m, e) if cross else None, "params": params, "heads": h}
+    given: dict = {
+        "x_q": draw.normal(b, n, e),
+        "x_kv": draw.normal(b, m, e) if cross else None,
+        "params": params,
+        "heads": h,
+    }
     given |= {"kv_heads": g, "mask": of_masks.mask(draw, b, h, n, m)}
     if draw.chance(0.2):
         given["bias"] = draw.normal(h, n, m, scale=2.0)

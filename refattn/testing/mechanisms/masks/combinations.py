@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refattn.masks import Mask
+from refattn.masks.algebra import COMBINED
 from refattn.testing.mechanisms.masks.variants import evaluated
 from refattn.testing.registry import NotApplicable, family
 
@@ -49,13 +50,7 @@ def everywhere(mask: Mask, change: Callable[[Mask], Iterator[Change]]) -> Iterat
         for inner in everywhere(part, change):
             parts = [*mask.parts]
             parts[place] = inner.mask
-            yield Change(inner.part, _combined(mask.name, parts))
-
-
-def _combined(name, parts) -> Mask:
-    if name == "not":
-        return ~parts[0]
-    return parts[0] & parts[1] if name == "and" else parts[0] | parts[1]
+            yield Change(inner.part, COMBINED[mask.name](*parts))
 
 
 def _dropped(mask):
@@ -67,7 +62,7 @@ def _dropped(mask):
 def _exchanged(mask):
     if mask.name in ("and", "or"):
         other = "or" if mask.name == "and" else "and"
-        yield Change(_words(mask), _combined(other, mask.parts))
+        yield Change(_words(mask), COMBINED[other](*mask.parts))
 
 
 def _moved(outside, inside):
@@ -81,8 +76,8 @@ def _moved(outside, inside):
             if part.name != inside:
                 continue
             for moved in (0, 1):
-                kept = _combined(outside, (part.parts[1 - moved], other))
-                yield Change(_words(part.parts[moved]), _combined(inside, (kept, part.parts[moved])))
+                kept = COMBINED[outside](part.parts[1 - moved], other)
+                yield Change(_words(part.parts[moved]), COMBINED[inside](kept, part.parts[moved]))
 
     return change
 

@@ -11,7 +11,9 @@ import functools
 import numpy as np
 
 from refattn import masks
-from refattn.masks import DATA_AXES, Mask
+from refattn.masks import Mask
+from refattn.masks.algebra import COMBINED
+from refattn.masks.registry import data_axes
 from refattn.testing.registry import NotApplicable, variant
 
 
@@ -194,7 +196,7 @@ def not_dropped(mask):
     parts = [not_dropped(part) if holds(part, "not") else part for part in mask.parts]
     if parts == list(mask.parts):
         raise NotApplicable
-    return parts[0] & parts[1] if mask.name == "and" else parts[0] | parts[1]
+    return COMBINED[mask.name](*parts)
 
 
 @change_of("prefix/escapes_window", "MASK-ALGEBRA")
@@ -488,7 +490,7 @@ def with_data(mask, change):
 
     def leaf(rule):
         given = {}
-        for name, own in DATA_AXES.get(rule.name, {}).items():
+        for name, own in data_axes(rule.name).items():
             value = rule.arguments.get(name)
             if value is not None and np.ndim(value) > own:
                 given[name] = change(np.asarray(value), own)

@@ -19,7 +19,8 @@ def tiled_attention_bound(
 ):
     """The bound of attention with every head's own keys and values, and with functions of positions as arrays."""
     options = {name: x for name, x in as_arrays(q, k, **options).items() if x is not None}
-    return attention_bound(profile, q, *repeated(q, k, v), mask, return_lse=return_lse, **options)
+    k, v = repeated(q, k, v)
+    return attention_bound(profile, q, k, v, mask, return_lse=return_lse, **options)
 
 
 def packed_attention_bound(
