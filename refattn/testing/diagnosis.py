@@ -244,7 +244,9 @@ def _candidate(v, value, judgements, away, limits=None) -> _Candidate | None:
     if not touched:
         return None
     bad = [j.result for j in judgements if j.wrong]
-    explains = max(fits.values()) <= FITS and all(fits[name] < away[name] / 2 for name in bad)
+    nearer = [fits[name] < away[name] / 2 for name in bad]  # a result that is hardly wrong may be hardly nearer
+    explains = max(fits.values()) <= FITS and any(nearer)
+    explains = explains and all(n or fits[name] <= 1 for n, name in zip(nearer, bad, strict=True))
     return _Candidate(v, values, fits, float(np.sqrt(np.mean(squares))), touched, explains)
 
 

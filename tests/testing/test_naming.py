@@ -17,7 +17,7 @@ from refattn.testing import compare
 from refattn.testing.bounds import bound
 from refattn.testing.diagnosis import FITS
 from refattn.testing.distances import distance
-from refattn.testing.inputs import Draw, Seeded
+from refattn.testing.inputs import Draw, Seeded, cases
 from refattn.testing.profiles import profile
 from refattn.testing.registry import VARIANTS
 from refattn.testing.rounding import round_to
@@ -38,9 +38,17 @@ def stored(value, name, fmt):
     return round_to(value, "float32" if name == "lse" else fmt) if value.dtype.kind == "f" else value
 
 
-def outputs(function, seed, precision, wanted):
-    """The wanted variants that differ by more than LEAST bounds for one draw, with their results."""
-    given = Draw(Seeded(seed), profile(precision).out.name).call(subject(function))
+def drawn(function, precision, start, draws):
+    """Random calls of a function, then its directed ones."""
+    fmt = profile(precision).inputs
+    for seed in range(start, start + draws):
+        yield seed, Draw(Seeded(seed), fmt).call(subject(function))
+    for name, _, given in cases(function, fmt=fmt, effort="smoke"):
+        yield name, given
+
+
+def outputs(function, given, precision, wanted):
+    """The wanted variants that differ by more than LEAST bounds for one call, with their results."""
     try:
         with np.errstate(all="ignore"):
             limits = bound(function, profile(precision), **given)
@@ -109,11 +117,11 @@ def measure(functions, trials, precisions=PROFILES, draws=400, start=0, derived=
         for precision in precisions:
             own = {v.name for v in variants() if v.function == function}
             left = {v.name: trials for v in variants(function)[part] if derived or v.name in own}
-            for seed in range(start, start + draws):
+            for seed, call in drawn(function, precision, start, draws):
                 wanted = {name for name, count in left.items() if count}
                 if not wanted:
                     break
-                for v, given, values, limits in outputs(function, seed, precision, wanted):
+                for v, given, values, limits in outputs(function, call, precision, wanted):
                     outcome, leader = named(v, given, values, limits, precision)
                     if outcome is None:
                         continue

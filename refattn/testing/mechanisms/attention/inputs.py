@@ -306,7 +306,7 @@ def attention(draw: Draw, grouped: bool = False) -> dict:
         draw.pick(*[draw.between(1, 21)] * 4, draw.between(22, 150), draw.between(257, 300)),
     )
     if m < 30 and draw.chance(0.3):
-        n = m + draw.pick(0, 0, draw.between(1, 4))
+        n = m + draw.pick(0, 0, 0, draw.between(1, 4))
     n, b = (h if draw.chance(0.2) else n), (h if draw.chance(0.2) else b)
     d, dv = draw.between(2, draw.pick(20, 20, 20, 80)), draw.between(1, draw.pick(12, 12, 12, 40))
     dv = d if draw.chance(0.4) else dv
@@ -324,9 +324,9 @@ def attention(draw: Draw, grouped: bool = False) -> dict:
 
 
 def options(draw: Draw, given: dict, h: int) -> dict:
-    """Random options for q, k, v and a mask, what makes their scores extreme among them."""
-    q, k, v, mask = (given[name] for name in ("q", "k", "v", "mask"))
-    n, m, found = q.shape[-2], k.shape[-2], {}
+    """Random options for q, k, v and a mask."""
+    q, mask = given["q"], given["mask"]
+    n, m, found = q.shape[-2], given["k"].shape[-2], {}
     b = q.shape[0] if q.ndim == 4 else 1
     if draw.chance(0.35):
         found["scale"] = draw.pick(0.3, 0.11, -0.4, 0.0, 1.0, 2.0)
@@ -334,10 +334,6 @@ def options(draw: Draw, given: dict, h: int) -> dict:
         found["bias"] = draw.normal(
             *(() if q.ndim == 2 else draw.pick((b, 1), (1, h), (h,), (), (b, h))), n, m, scale=2.0
         )
-        if draw.chance(0.3):
-            found["bias"][..., draw.between(0, m - 1)] = -np.inf
-        elif draw.chance(0.1):
-            found["bias"][..., 0, :] = draw.pick(-(2.0**15), -3.3895313892515355e38)
     if draw.chance(0.3):
         found["softcap"] = draw.pick(1.5, 0.7, 4.0, 0.0)
     if draw.chance(0.3):
@@ -347,17 +343,36 @@ def options(draw: Draw, given: dict, h: int) -> dict:
     if isinstance(mask, masks.Mask) and draw.chance(0.2) and not of_masks.has_data(mask):
         found["q_positions"] = draw.between(3, 90) + np.arange(n)
         found["k_positions"] = draw.between(0, 90) + np.arange(m)
-    if isinstance(mask, np.ndarray) and draw.chance(0.3):  # what no query may see is stale
-        hole, place = draw.between(0, m - 1), draw.pick("v", "k")
-        found |= {"mask": mask & (np.arange(m) != hole), place: given[place].copy()}
-        found[place][..., hole, :] = draw.pick(np.nan, np.inf)
-    if draw.chance(0.08):  # scores far from 0
-        found["bias"] = np.full((n, m), draw.pick(-3e4, -2e4, -7e4, 3e4)) + draw.normal(n, m)
-    if draw.chance(0.05):  # products that float16 cannot hold
-        found |= {"q": q * 300, "k": found.get("k", k) * 300, "scale": 1e-5}
-    if draw.chance(0.05):
-        found["v"] = found.get("v", v) * 20000
+    elif draw.chance(0.35):
+        found |= strange(draw, given | found)
     return found
+
+
+def strange(draw: Draw, given: dict) -> dict:
+    """One thing that is out of the ordinary: rows without keys, stale keys, keys that a bias excludes, extreme numbers."""
+    q, k, v = given["q"], given["k"], given["v"]
+    n, m = q.shape[-2], k.shape[-2]
+    bias = np.broadcast_to(given.get("bias", 0.0), (*np.shape(given.get("bias", 0.0))[:-2], n, m)).copy()
+    kind = draw.pick("empty", "stale", "excluded", "lowest", "far", "products", "values")
+    array = isinstance(given["mask"], np.ndarray)
+    if kind == "empty" and array:
+        return {"mask": given["mask"] & (np.arange(n) != draw.between(0, n - 1))[:, None]}
+    if kind == "stale" and array and m > 1:  # no query may see it, and every one has another key
+        hole, place = draw.between(0, m - 1), draw.pick("v", "k")
+        spoilt = given[place].copy()
+        spoilt[..., hole, :] = draw.pick(np.nan, np.inf)
+        return {"mask": (given["mask"] | (np.arange(m) == (hole + 1) % m)) & (np.arange(m) != hole), place: spoilt}
+    if kind == "excluded":
+        bias[..., draw.between(0, m - 1)] = -np.inf
+        return {"bias": bias}
+    if kind == "lowest":
+        bias[..., 0, :] = draw.pick(-(2.0**15), -3.3895313892515355e38)
+        return {"bias": bias}
+    if kind == "far":
+        return {"bias": np.full((n, m), draw.pick(-3e4, -2e4, -7e4, 3e4)) + draw.normal(n, m)}
+    if kind == "products":  # that float16 cannot hold
+        return {"q": q * 300, "k": k * 300, "scale": 1e-5}
+    return {"v": v * 20000} if kind == "values" else {}
 
 
 def weights(draw: Draw) -> dict:

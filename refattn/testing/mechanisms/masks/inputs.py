@@ -59,15 +59,15 @@ def rule(draw: Draw, b: int, n: int, m: int, h: int = 1) -> Mask:
 
 
 def mask(draw: Draw, b: int, h: int, n: int, m: int) -> Mask | np.ndarray | None:
-    """No mask, a random rule, or a random array of any form that broadcasts to (B, H, N, M), perhaps with an empty row."""
-    if draw.chance(0.25):
+    """No mask, a random rule, or a random array of any form that broadcasts to (B, H, N, M), in which every row has a key."""
+    kind = draw.pick("none", "array", "rule", "rule")
+    if kind == "none":
         return None
-    if draw.chance(0.35) and m:
-        dense = draw.where(0.6, *draw.pick((b, 1), (b, h), (1, h), ()), n, m)
-        if draw.chance(0.5):
-            dense[..., draw.between(0, n - 1), :] = False
-        return dense
-    return rule(draw, b, n, m, h)
+    if kind == "rule":
+        return rule(draw, b, n, m, h)
+    dense = draw.where(0.6, *draw.pick((b, 1), (b, h), (1, h), ()), n, m)
+    dense[..., draw.between(0, m - 1)] = True
+    return dense
 
 
 def has_data(given) -> bool:

@@ -10,18 +10,21 @@ from refattn.testing.inputs import Case, Draw
 
 
 def rows(draw: Draw) -> dict:
-    """Rows of many sizes and offsets, normalised over any axes: x, gamma, axis and perhaps eps."""
+    """Rows normalised over their last axes: of any size, or far from 0, or with a spike, or all 0; perhaps with an eps."""
     shape = draw.between(2, 4), draw.between(2, 5), draw.between(3, draw.pick(12, 130))
-    x = draw.normal(*shape, scale=draw.pick(1.0, 1e-2, 1e-3, 100.0)) + draw.pick(0.0, 0.0, 8.0, 3000.0)
-    if draw.chance(0.2):
-        x[0] = 0.0
-    if draw.chance(0.2):
+    x = draw.normal(*shape)
+    kind = draw.pick("plain", "small", "large", "offset", "spike", "zeros")
+    if kind in ("small", "large"):
+        x *= draw.pick(1e-2, 1e-3) if kind == "small" else draw.pick(10.0, 100.0)
+    if kind == "offset":
+        x += draw.pick(8.0, 3000.0)
+    if kind == "spike":
         x[..., 1] = 1000.0
-    axis = draw.pick(-1, -1, -1, (-2, -1), 1, (0, 1))
+    if kind == "zeros":
+        x[0] = 0.0
+    axis = draw.pick(-1, -1, -1, (-2, -1))
     given = {"x": x, "gamma": draw.normal(*_sizes(x, axis)), "axis": axis}
-    if draw.chance(0.5):
-        given["eps"] = draw.pick(1e-5, 1e-3, 1e-6, 1e-12)
-    return given
+    return given | ({"eps": draw.pick(1e-5, 1e-3, 1e-6)} if draw.chance(0.5) else {})
 
 
 def _sizes(x, axis):

@@ -10,20 +10,22 @@ from refattn.testing.inputs import Case, Draw
 
 
 def logits(draw: Draw) -> dict:
-    """Random scores, near and far from 0, over either axis; perhaps absent entries, empty rows, infinities."""
+    """Random scores over either axis; at most one thing that is out of the ordinary: far from 0, absent, infinite."""
     shape = draw.between(2, 5), draw.between(2, draw.pick(30, 30, 200))
-    x = draw.normal(*shape, scale=draw.pick(1.0, 4.0, 32.0)) + draw.pick(0.0, 0.0, 0.0, 3e4, -3e4, -7e4, 200.0, -800.0)
+    x = draw.normal(*shape, scale=draw.pick(1.0, 4.0, 32.0))
     given = {"x": x, "axis": draw.pick(-1, -1, 0)}
-    if draw.chance(0.3):
+    strange = draw.pick("", "", "far", "far", "where", "stale", "empty", "infinite", "equal")
+    if strange == "far":
+        x += draw.pick(3e4, -3e4, -7e4, 200.0, -800.0)
+    if strange in ("where", "stale", "empty"):
         given["where"] = draw.where(0.7, *shape)
-        if draw.chance(0.5):
-            given["where"][0] = False
-            given["where"][:, 0] = False
-        if draw.chance(0.5):
-            x[~given["where"]] = np.nan
-    elif draw.chance(0.3):
+        given["where"][1] = given["where"][:, 1] = strange != "empty"
+    if strange == "stale":
+        x[~given["where"]] = np.nan
+    if strange == "infinite":
         x[0, 1] = draw.pick(np.inf, -np.inf)
-        x[1] = draw.pick(0.5, -np.inf)
+    if strange == "equal":
+        x[1] = 0.5
     return given
 
 
