@@ -381,8 +381,16 @@ def weights(draw: Draw) -> dict:
 
 
 def stages(draw: Draw) -> dict:
-    """A random call of attention_stages."""
-    return {name: x for name, x in attention(draw).items() if name != "return_lse"}
+    """A random call of attention_stages: every row has a key, and numbers are ordinary."""
+    n, m, d, dv = draw.between(1, 9), draw.between(1, 21), draw.between(2, 20), draw.between(1, 12)
+    given = plain(draw, draw.between(1, 3), draw.between(1, 4), n, m, d, dv)
+    if draw.chance(0.5):
+        given["mask"] = draw.where(0.6, n, m) | (np.arange(m) == draw.between(0, m - 1))
+    if draw.chance(0.3):
+        given["scale"] = draw.pick(0.3, 2.0)
+    if draw.chance(0.3):
+        given["softcap"] = draw.pick(1.5, 4.0)
+    return given | ({"bias": draw.normal(n, m, scale=2.0)} if draw.chance(0.3) else {})
 
 
 def weights_by_option(draw: Draw, effort: str) -> Iterator[Case]:
