@@ -18,7 +18,7 @@ import pytest
 from refattn.testing import adapters, allow
 from refattn.testing.checking import CheckCase, Report, Result, all_cases, check, run_case, smallest
 from refattn.testing.matches import assert_matches
-from refattn.testing.outcome import gist
+from refattn.testing.report import gist
 from refattn.testing.reports import as_text
 from refattn.testing.vote import settled
 

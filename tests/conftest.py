@@ -3,7 +3,9 @@
 pytest --library cupy     runs them on CuPy instead, where there is a GPU
 """
 
+import re
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import hypothesis
@@ -13,6 +15,7 @@ import scipy.special
 
 from refattn import backend, masks
 from refattn.testing.nested import arrays, mapped
+from refattn.testing.subject import mechanisms, subjects
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
@@ -23,6 +26,30 @@ NAMES = ["numpy", "strict", "strict-device1"]
 
 def pytest_addoption(parser):
     parser.addoption("--library", choices=[*NAMES, "cupy"], help="run the tests on this array library only")
+    parser.addoption("--where-time-goes", action="store_true", help="print the seconds of each mechanism and test file")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What each mechanism and each file of tests took, setup included, over all processes."""
+    if not config.getoption("--where-time-goes"):
+        return
+    seconds: dict = {"mechanism": Counter(), "file": Counter()}
+    for report in (r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "duration")):
+        seconds["file"][report.nodeid.partition("::")[0]] += report.duration
+        seconds["mechanism"][_mechanism(report.nodeid)] += report.duration
+    for what, taken in seconds.items():
+        terminalreporter.section(f"seconds by {what}")
+        for name, each in taken.most_common(25):
+            terminalreporter.write_line(f"{each:8.1f}  {name}")
+
+
+def _mechanism(test):
+    """The mechanism of a test: that of the function for which it is parametrised, or whose file it stands in."""
+    place, _, case = test.partition("[")
+    words = re.split(r"[-:\]]", case)
+    subject = next((subjects()[word] for word in words if word in subjects()), None)
+    own = re.sub(r".*/test_|\.py.*", "", place)
+    return subject.mechanism if subject else next((m for m in mechanisms() if m.rpartition("/")[2] == own), "(the kit)")
 
 
 def pytest_generate_tests(metafunc):

@@ -1,6 +1,7 @@
 """The specification is closed: clause, docstring, test, vector and page name each other, and nothing dangles."""
 
 import ast
+import graphlib
 import inspect
 import json
 import re
@@ -203,3 +204,29 @@ def test_imports_go_one_way():
             assert floor[other] <= floor[own], (
                 f"{path.name} imports {module}, which stands below it in spec/mechanisms.txt"
             )
+
+
+def test_nothing_imports_what_imports_it():
+    """Imports inside functions count; those for types alone do not."""
+    paths = {}
+    for path in (ROOT / "refattn").glob("**/*.py"):
+        paths[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    graph = {name: set(needed(path, paths)) - {name} for name, path in paths.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def needed(path, modules):
+    """The modules that a file imports to run: of `from package import x` the module x, if it is one."""
+    tree = ast.parse(path.read_text())
+    typing = [
+        x
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for x in ast.walk(node)
+    ]
+    for node in set(ast.walk(tree)) - set(typing):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else node.module for name in inside)

@@ -19,8 +19,9 @@ from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, Incomplete, compare
 from refattn.testing.names import FUNCTIONS, function_named, hint
 from refattn.testing.nested import arrays, mapped
-from refattn.testing.outcome import STATUSES, CheckCase, Report, Result, mechanism_of, smallest
+from refattn.testing.outcome import STATUSES, CheckCase, Result, mechanism_of, smallest
 from refattn.testing.reference import to_numpy
+from refattn.testing.report import Report
 from refattn.testing.returned import GRADIENTS, SEVERAL, by_name
 from refattn.testing.rounding import round_to
 from refattn.testing.stages import stages_of

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import refattn
-from refattn.testing.outcome import STATUSES, Report, Result, mechanism_of, smallest
+from refattn.testing.outcome import STATUSES, Result, mechanism_of, smallest
 from refattn.testing.reference import tf32_switches
+
+if TYPE_CHECKING:
+    from refattn.testing.report import Report
 
 SCHEMA = "refattn-report/3"
 

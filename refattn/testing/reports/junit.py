@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
 
-from refattn.testing.outcome import Report
+if TYPE_CHECKING:
+    from refattn.testing.report import Report
+
+import xml.etree.ElementTree as ET
 
 
 def as_junit(report: Report) -> str:

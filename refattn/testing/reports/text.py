@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING
 
 import refattn
 from refattn.testing.allow import told
-from refattn.testing.outcome import STATUSES, Report, Result, smallest
+from refattn.testing.outcome import STATUSES, Result, smallest
+
+if TYPE_CHECKING:
+    from refattn.testing.report import Report
 
 WIDTH = 100
 
