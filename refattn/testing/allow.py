@@ -17,7 +17,7 @@ from pathlib import Path
 
 from refattn.testing import schema
 from refattn.testing.diagnosis import FITS
-from refattn.testing.names import FUNCTIONS
+from refattn.testing.names import functions
 from refattn.testing.printable import printable
 
 
@@ -222,7 +222,7 @@ def problems(entries: list[Allowance], report, case_ids: list[str] | None) -> li
     """
     found = []
     for entry in entries:
-        if entry.function not in FUNCTIONS:
+        if entry.function not in functions():
             found.append(f"{entry}: refattn has no function {entry.function!r}")
         elif entry.expired:
             found.append(f"{entry}: expired on {entry.until}; look at it again, then renew or remove it")

@@ -13,7 +13,7 @@ import numpy as np
 
 from refattn.testing.bounds import Bound, bound
 from refattn.testing.mechanisms.attention.variants import STEPS, recorded
-from refattn.testing.reference import name_of
+from refattn.testing.subject import name_of
 from refattn.testing.variants import NotApplicable, Variant
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from refattn import backend
 from refattn.testing.profiles import profile as named_profile
-from refattn.testing.reference import in_float64, name_of, oracle
+from refattn.testing.reference import in_float64, oracle
 from refattn.testing.roundoff import Bound, gamma, rounded
-from refattn.testing.subject import subject
+from refattn.testing.subject import name_of, subject
 
 __all__ = ["Bound", "bound", "gamma", "rounded"]
 

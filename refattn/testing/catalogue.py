@@ -11,7 +11,8 @@ import refattn
 from refattn.testing import adapters, expressions, presets, vectors
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
 from refattn.testing.formulas import in_text
-from refattn.testing.names import FUNCTIONS, RULES, function_named, rule_named
+from refattn.testing.names import RULES, function_named, rule_named
+from refattn.testing.names import functions as reference_functions
 from refattn.testing.profiles import PROFILES, Profile
 from refattn.testing.subject import mechanisms
 from refattn.testing.variants import variants
@@ -38,7 +39,7 @@ def clauses() -> dict[str, tuple[str, str]]:
 def functions() -> dict[str, object]:
     """Public function -> itself; what is not in the first name space comes by its full name, after the others."""
     found = {name: f for name in refattn.__all__ if inspect.isfunction(f := getattr(refattn, name))}
-    return found | {name: function_named(name) for name in sorted(FUNCTIONS - set(found))}
+    return found | {name: function_named(name) for name in sorted(reference_functions() - set(found))}
 
 
 def rules() -> dict[str, object]:

@@ -17,7 +17,7 @@ from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, Incomplete, compare
-from refattn.testing.names import FUNCTIONS, function_named, hint
+from refattn.testing.names import function_named, functions, hint
 from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import STATUSES, CheckCase, Result, mechanism_of, smallest
 from refattn.testing.reference import to_numpy
@@ -103,7 +103,7 @@ def check(
         if fnmatch.fnmatch(c.id, only) and function in (None, c.function) and dtype in (None, c.dtype)
     ]
     if not cases:
-        unknown = "" if function is None or function in FUNCTIONS else hint(function)
+        unknown = "" if function is None or function in functions() else hint(function)
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
         asked["cases"] = None if only == "*" else only
         parts = [f"{name} {value!r}" for name, value in asked.items() if value is not None]

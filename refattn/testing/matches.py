@@ -14,11 +14,12 @@ from refattn.testing.distances import ratio, same
 from refattn.testing.inexact import unrounded, with_rounded
 from refattn.testing.presets import expected
 from refattn.testing.profiles import PROFILES, Profile, profile
-from refattn.testing.reference import in_float64, name_of, oracle, to_numpy
+from refattn.testing.reference import in_float64, oracle, to_numpy
 from refattn.testing.returned import GRADIENTS, by_name, given_as_array, is_none
 from refattn.testing.rounding import ulp
 from refattn.testing.rows import described
 from refattn.testing.spread import says_nothing
+from refattn.testing.subject import name_of
 from refattn.testing.vectors import results
 
 MISSING = "missing"  # the verdict on a gradient that was returned as None

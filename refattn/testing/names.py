@@ -12,29 +12,32 @@ from functools import cache, reduce
 
 import refattn
 from refattn import masks
-
-FUNCTIONS = frozenset({
-    "alibi_bias", "alibi_slopes", "attention", "attention_io", "attention_stages", "attention_vjp", "attention_weights",
-    "deepnorm_constants", "feed_forward", "feed_forward_vjp", "gated_feed_forward", "gated_feed_forward_vjp", "gelu",
-    "gelu_vjp", "grouped_query_attention", "grouped_query_attention_vjp", "layer_norm", "layer_norm_vjp",
-    "learned_positions", "logsumexp", "logsumexp_vjp", "merge", "merge_heads", "merge_vjp", "multi_head_attention",
-    "multi_head_attention_vjp", "multi_query_attention", "multi_query_attention_vjp", "packed_attention", "quick_gelu",
-    "quick_gelu_vjp", "relative_position_bucket", "relu", "relu_vjp", "rms_norm", "rms_norm_vjp", "rope", "rope_vjp",
-    "sigmoid", "sigmoid_vjp", "silu", "silu_vjp", "sinusoidal", "softmax", "softmax_vjp", "softplus", "softplus_vjp",
-    "split_attention", "split_heads", "squared_relu", "squared_relu_vjp", "t5_bias", "tanh", "tanh_vjp",
-    "tiled_attention", "tiled_attention_vjp", "Mask.dense", "cache.cache_nbytes", "cache.decode", "cache.dequantize",
-    "cache.quantize", "cache.tree_positions", "feedforward.split_gate", "gradients.checkpoint_vjp",
-    "gradients.linear_vjp", "gradients.rotate_vjp", "latent.latents_of", "latent.multi_head_latent_attention",
-    "positions.rope_frequencies", "positions.rotate", "testing.round_to",
-})  # fmt: skip
-
-PARAMS = frozenset({
-    "Dropout", "FeedForwardParams", "GatedFeedForwardParams", "MultiHeadParams", "PackedMultiHeadParams",
-    "cache.HeldLatents", "heads.Rope", "latent.MultiHeadLatentParams", "positions.DynamicNTK", "positions.Linear",
-    "positions.Llama3", "positions.LongRoPE", "positions.NTK", "positions.YaRN",
-})  # fmt: skip
+from refattn.testing.subject import mechanisms, subjects
 
 RULES = tuple(masks.RULES)
+
+
+@cache
+def functions() -> frozenset[str]:
+    """The names of the reference functions: those that have a subject, and golden cases."""
+    return frozenset(subjects())
+
+
+@cache
+def params() -> dict[str, type]:
+    """The sets of parameters by name, 'MultiHeadParams' or 'positions.YaRN': every NamedTuple that refattn offers."""
+    found = {}
+    for module in (refattn, *(getattr(refattn, name) for name in {m.partition("/")[0] for m in mechanisms()})):
+        home = "" if module is refattn else f"{module.__name__.partition('.')[2]}."
+        for name in getattr(module, "__all__", dir(module)):
+            thing = getattr(module, name)
+            if (
+                isinstance(thing, type)
+                and hasattr(thing, "_fields")
+                and f"{thing.__module__}.".startswith(f"refattn.{home}")
+            ):
+                found[f"{home}{name}"] = thing
+    return found
 
 
 def function_named(name: str) -> Callable:
@@ -45,12 +48,14 @@ def function_named(name: str) -> Callable:
     ValueError
         There is none of that name among those that the golden cases call.
     """
-    return _found("reference function", name, FUNCTIONS)
+    return _found("reference function", name, functions())
 
 
 def params_named(name: str) -> Callable:
     """The set of parameters, 'MultiHeadParams' or 'positions.YaRN', that a name says; ValueError where there is none."""
-    return _found("set of parameters", name, PARAMS)
+    if name not in params():
+        raise ValueError(_unknown("set of parameters", name, params()))
+    return params()[name]
 
 
 def rule_named(name: str) -> Callable:
@@ -70,7 +75,7 @@ def meant(name: str, known) -> list[str]:
 
 def hint(function: str) -> str:
     """What to say after the name of a function that refattn has not: which may have been meant, or where they stand."""
-    near = meant(function, FUNCTIONS)
+    near = meant(function, functions())
     return f"; did you mean {' or '.join(near)}?" if near else "; try: refattn list functions"
 
 

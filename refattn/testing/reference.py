@@ -9,7 +9,6 @@ import types
 
 import numpy as np
 
-import refattn
 from refattn import backend
 from refattn.masks import Mask
 from refattn.testing.names import function_named
@@ -111,21 +110,6 @@ def from_bits(bits, fmt: str) -> np.ndarray:
     return np.where((bits >> (width - 1)) & 1 == 1, -value, value)
 
 
-def name_of(function) -> str:
-    """The name under which the specification knows a reference function: 'attention', 'positions.rotate'."""
-    if isinstance(function, str):
-        return function
-    if not isinstance(function, types.FunctionType):
-        raise TypeError(f"function is {backend.shown(function)}; it must be a function of refattn, or its name")
-    if not function.__module__.startswith("refattn."):
-        raise ValueError(
-            f"function is {backend.shown(function)} of {function.__module__}, which is no function of refattn"
-        )
-    module = function.__module__.split(".")[1]  # refattn.positions.rotary.rotate is positions.rotate
-    name = function.__qualname__
-    return name if getattr(refattn, name, None) is function else f"{module}.{name}"
-
-
 def in_float64(arguments):
     """Arguments with every array as NumPy, floating-point ones in float64; masks, tuples and scalars kept."""
     return mapped(_in_float64, arguments)
@@ -168,6 +152,7 @@ def oracle(function, *args, **kwargs):
 
     Examples
     --------
+    >>> import refattn
     >>> oracle(refattn.softmax, np.zeros(4, dtype=np.float16))
     array([0.25, 0.25, 0.25, 0.25])
     """

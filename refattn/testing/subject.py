@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import refattn
-from refattn.testing.reference import name_of
+from refattn import backend
 
 if TYPE_CHECKING:
     from refattn.testing.inputs import Draw
@@ -156,3 +156,18 @@ def _modules(mechanism: str) -> Iterator[ModuleType]:
     if hasattr(home, "__path__"):
         for module in pkgutil.iter_modules(home.__path__, f"{home.__name__}."):
             yield importlib.import_module(module.name)
+
+
+def name_of(function) -> str:
+    """The name under which the specification knows a reference function: 'attention', 'positions.rotate'."""
+    if isinstance(function, str):
+        return function
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"function is {backend.shown(function)}; it must be a function of refattn, or its name")
+    if not function.__module__.startswith("refattn."):
+        raise ValueError(
+            f"function is {backend.shown(function)} of {function.__module__}, which is no function of refattn"
+        )
+    module = function.__module__.split(".")[1]  # refattn.positions.rotary.rotate is positions.rotate
+    name = function.__qualname__
+    return name if getattr(refattn, name, None) is function else f"{module}.{name}"

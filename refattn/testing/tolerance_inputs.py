@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from refattn.testing import expressions
-from refattn.testing.names import FUNCTIONS, hint
+from refattn.testing.names import functions, hint
 from refattn.testing.profiles import profile
 from refattn.testing.reference import parameters_of, required_arguments
 from refattn.testing.rounding import round_to
@@ -41,7 +41,7 @@ def inputs(function: str, shapes: list[str], *, precision: str, archive=None, ma
     ValueError, OSError
         Some of it cannot be read, or the function takes no such argument.
     """
-    if function not in FUNCTIONS:
+    if function not in functions():
         raise ValueError(f"function is {function!r}; refattn has no such function{hint(function)}")
     given = dict(_read(archive)) if archive else {}
     draw = np.random.default_rng(seed)

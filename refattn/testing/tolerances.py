@@ -10,7 +10,8 @@ import numpy as np
 from refattn.testing.bounds import Bound, bound
 from refattn.testing.distances import distance, same
 from refattn.testing.profiles import profile
-from refattn.testing.reference import in_float64, name_of
+from refattn.testing.reference import in_float64
+from refattn.testing.subject import name_of
 from refattn.testing.variants import Variant, variants
 
 TIERS = ("hard", "statistical")

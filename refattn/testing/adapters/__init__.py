@@ -21,7 +21,7 @@ from refattn.testing.adapters.base import (
 )
 from refattn.testing.adapters.guard import told
 from refattn.testing.adapters.of_callable import LAYOUTS, CallableAdapter
-from refattn.testing.reference import name_of
+from refattn.testing.subject import name_of
 
 __all__ = [
     "LAYOUTS", "NAMES", "PROCESS", "STEPWISE", "STEPWISE_BFLOAT16", "Adapter", "CallableAdapter", "Failed", "NotAvailable",

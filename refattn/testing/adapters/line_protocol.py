@@ -19,7 +19,7 @@ from refattn.testing.adapters.base import PROCESS, Adapter, Failed, Unsupported
 from refattn.testing.adapters.line_files import FLOATS, PROTOCOL, read, write
 from refattn.testing.adapters.line_process import Process
 from refattn.testing.adapters.translation import attention_call
-from refattn.testing.names import FUNCTIONS
+from refattn.testing.names import functions
 from refattn.testing.printable import printable
 from refattn.testing.profiles import profile
 
@@ -179,7 +179,7 @@ def _checked_hello(hello: dict) -> dict:
     if not _texts(full["functions"]) or not full["functions"]:
         raise ValueError(f"functions is {schema.short(full['functions'])}; it must be a list of names, one at least")
     for function in full["functions"]:
-        if function not in FUNCTIONS:
+        if function not in functions():
             raise ValueError(f"it offers {schema.short(function)}, which is no reference function")
     if not isinstance(full.get("dtypes"), dict) or not full["dtypes"]:
         raise ValueError('\'dtypes\' must say the precision profile of each dtype: {"float32": "float32"}')
