@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from refattn import backend
 from refattn.testing.profiles import profile as named_profile
-from refattn.testing.reference import in_float64, oracle
+from refattn.testing.reference import in_float64, named_arguments, oracle
 from refattn.testing.roundoff import Bound, gamma, rounded
 from refattn.testing.subject import name_of, subject
 
@@ -17,7 +17,8 @@ __all__ = ["Bound", "bound", "gamma", "rounded"]
 
 
 def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
-    """The results of a reference function with their bounds: derived by hand where that was done, else from its code.
+    """The results of a reference function with their bounds: derived by hand where that was done, for it or for a function
+    that it equals; else from its code.
 
     Parameters
     ----------
@@ -55,8 +56,11 @@ def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
 
 @backend.ieee
 def _bounded(function, profile, args, kwargs):
-    if (own := subject(function).bound) is not None:
-        return own(profile, *args, **kwargs)
+    of = subject(function)
+    if of.bound is not None:
+        return of.bound(profile, *args, **kwargs)
+    if of.equals is not None and of.equals.results is None:
+        return _bounded(of.equals.function, profile, (), of.equals.arguments(**named_arguments(function, args, kwargs)))
     from refattn.testing.tracked import automatic_bound
 
     return automatic_bound(function, profile, *args, **kwargs)
