@@ -15,9 +15,9 @@ import numpy as np
 
 from refattn.testing.nested import arrays, mapped
 from refattn.testing.rounding import round_to
-from refattn.testing.subject import Case, Subject, subject, subjects
+from refattn.testing.subject import Case, Subject, subject
 
-__all__ = ["Case", "Draw", "Seeded", "Shrinking", "calls", "cases", "count"]
+__all__ = ["Case", "Draw", "Seeded", "Shrinking", "cases", "count"]
 
 RANDOM = {"smoke": 4, "standard": 24, "full": 400}  # random calls of a function, by effort
 
@@ -143,20 +143,3 @@ def _as_finite(kept, arguments):
     """Whether rounding has made no infinity (what was none before, poison, stays)."""
     pairs = zip(arrays(kept), arrays(arguments), strict=True)
     return all(np.isfinite(a).sum() == np.isfinite(b).sum() for (_, a), (_, b) in pairs if b.dtype.kind == "f")
-
-
-def calls(function: str, fmt: str = "float32"):
-    """A Hypothesis strategy of calls of a reference function, as dictionaries of arguments.
-
-    @given(calls("latent.multi_head_latent_attention", "bfloat16"))
-    """
-    from hypothesis import strategies
-
-    if function not in subjects():
-        raise ValueError(f"function is {function!r}; refattn list functions shows those that there are")
-
-    @strategies.composite
-    def drawn(choose):
-        return Draw(Shrinking(choose(strategies.data())), fmt).call(subject(function))
-
-    return drawn()

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from refattn import masks
 from refattn.masks import Mask
+from refattn.testing.inputs import Draw, Shrinking
+from refattn.testing.subject import name_of, subject
 
 OPTIONS = ("mask", "bias", "scale", "softcap", "sinks", "return_lse")
 NUMBERS = ("normal", "integers", "needle", "heavy", "offset", "negative", "ties", "poison")
@@ -173,6 +175,33 @@ def attention_cases(
     kinds = [kind for kind in numbers if "mask" in options or kind != "poison"]
     made |= {"numbers": draw(st.sampled_from(kinds)), "seed": draw(st.integers(0, 999)), "dtype": dtype}
     return attention_case(**made)
+
+
+@st.composite
+def calls(draw, function, dtype="float32"):
+    """Calls of any reference function, as `check` draws them: dictionaries of arguments.
+
+    Parameters
+    ----------
+    function : callable or str
+        `refattn.rope`, 'latent.multi_head_latent_attention': `refattn list functions`.
+    dtype : str
+        The format in which every number is exact; the arrays have that dtype if NumPy has it, else float32.
+
+    Returns
+    -------
+    strategy of dict
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> shrunk = find(calls("rms_norm"), lambda arguments: arguments["x"].shape[-1] > 3)
+    >>> shrunk["x"].shape
+    (2, 2, 4)
+    """
+    from refattn.testing.checking import cast
+
+    return cast(Draw(Shrinking(draw(st.data())), dtype).call(subject(name_of(function))), dtype)
 
 
 def mask_rules(largest=24, depth=3):

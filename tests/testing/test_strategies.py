@@ -9,7 +9,7 @@ import refattn
 from refattn.masks import *  # noqa: F403 (the text of a case names rules)
 from refattn.testing import assert_matches, compare
 from refattn.testing.rounding import round_to
-from refattn.testing.strategies import NUMBERS, AttentionCase, attention_case, attention_cases, mask_rules
+from refattn.testing.strategies import NUMBERS, AttentionCase, attention_case, attention_cases, calls, mask_rules
 
 
 @given(attention_cases())
@@ -115,3 +115,17 @@ def test_an_unknown_name_is_refused(wrong):
     made = {name: value[0] if name == "numbers" else value for name, value in wrong.items()}
     with pytest.raises(ValueError, match=next(iter(wrong))):
         attention_case(**made)
+
+
+@pytest.mark.slow
+def test_calls_of_any_function_shrink_to_what_matters():
+    """A fault beyond 16 keys shrinks to 17 of them, with no option that does not matter."""
+
+    def fails(arguments):
+        return arguments["k"].shape[-2] > 16
+
+    found = find(calls("attention"), fails, settings=settings(derandomize=True, database=None, max_examples=500))
+    assert found["k"].shape == (1, 1, 17, 2)
+    assert found["q"].shape == (1, 1, 1, 2)
+    assert found["mask"] is None
+    assert found.keys() == {"q", "k", "v", "mask", "return_lse"}

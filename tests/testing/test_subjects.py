@@ -14,6 +14,7 @@ from refattn.testing.nested import arrays, leaves, mapped
 from refattn.testing.profiles import profile
 from refattn.testing.registry import VARIANTS
 from refattn.testing.rounding import round_to
+from refattn.testing.strategies import calls
 from refattn.testing.subject import mechanisms, subject, subjects
 from refattn.testing.variants import variants
 from refattn.testing.vectors import results
@@ -96,7 +97,7 @@ def test_cases_come_again_and_are_held_by_their_format(function):
 @pytest.mark.parametrize("function", SUBJECTS)
 def test_the_reference_takes_any_call_that_hypothesis_draws(function):
     @settings(max_examples=10, suppress_health_check=list(HealthCheck))
-    @given(inputs.calls(function))
+    @given(calls(function))
     def takes(arguments):
         called(function, arguments)
 

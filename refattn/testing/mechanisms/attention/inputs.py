@@ -301,10 +301,7 @@ def attention(draw: Draw, grouped: bool = False) -> dict:
     Sizes differ for the most part, and those that may be confused are equal now and then.
     """
     b, h = draw.between(1, 3), draw.between(1, 4)
-    n, m = (
-        draw.between(1, draw.pick(9, 9, 9, 40)),
-        draw.pick(*[draw.between(1, 21)] * 4, draw.between(22, 150), draw.between(257, 300)),
-    )
+    n, m = draw.between(1, draw.pick(9, 9, 9, 40)), draw.between(1, draw.pick(21, 21, 21, 150, 300))
     if m < 30 and draw.chance(0.3):
         n = m + draw.pick(0, 0, 0, draw.between(1, 4))
     n, b = (h if draw.chance(0.2) else n), (h if draw.chance(0.2) else b)
