@@ -10,7 +10,7 @@ precisions, and, for attention, two variants at once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from refattn.testing.narrowing import arguments, of_head, rows_of_all, worst_hea
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
-from refattn.testing.variants import Variant
+from refattn.testing.variants import Variant, families, variants
 
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 _CLEARLY = 4.0  # and so many times farther from the reference; below that a precision is the likelier explanation
@@ -105,15 +105,19 @@ class _Candidate:
         return max(self.fits.values(), default=np.inf)
 
 
-def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
+def explanations(judgements: list[Judged], suspected: Collection[str] = ()) -> dict[str, list[Explanation]]:
     """For each wrong result of a call what explains the call, best first; what does not explain it follows, nearest first.
 
     Parameters
     ----------
     judgements : list of Judged
         All results of one call that are known, those that hold too.
+    suspected : collection of str
+        Names of variants. Where one of them explains the call clearly, no others are asked about.
     """
     judgements = _narrowed(judgements)
+    if suspected and (causes := _of_suspected(judgements, suspected)):
+        return {j.result: causes for j in judgements if j.wrong}
     first = next(j for j in judgements if j.wrong)
     ratios = _badness(first) if first.got.shape == first.want.shape else None
     values = [
@@ -122,6 +126,24 @@ def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
     found = {j.result: _of_shape(j, values) for j in judgements if j.wrong and j.got.shape != j.want.shape}
     whole = [j for j in judgements if j.got.shape == j.want.shape]
     return found | (_explained(whole, values) if any(j.wrong for j in whole) else {})
+
+
+def _of_suspected(judgements, suspected) -> list[Explanation]:
+    """The suspected variants that explain a call, clearly; those of families would have to be solved for first."""
+    first = judgements[0]
+    if any(j.got.shape != j.want.shape for j in judgements):
+        return []
+    solved_for = {family.example.name for family, _ in families(first.function)}
+    asked = [v for v in variants(first.function) if v.name in suspected and v.name not in solved_for]
+    values = [(v, value) for v in asked if (value := v.results(first.args, first.kwargs)) is not None]
+    away = _away(judgements)
+    fitting = [c for c in _candidates(judgements, values, away) if c.explains]
+    return [_explanation(c) for c in fitting] if _clearly(fitting, judgements, away) else []
+
+
+def _clearly(fitting, judgements, away) -> bool:
+    """Whether a result that is wrong lies much nearer to one of the variants than to the reference."""
+    return any(c.fits[j.result] * _CLEARLY <= away[j.result] for c in fitting for j in judgements if j.wrong)
 
 
 def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explanation]]:
@@ -157,7 +179,7 @@ def _explained(judgements, values) -> dict[str, list[Explanation]]:
         found = _around(judgements, found, away)
     fitting = [c for c in found if c.explains]
     causes = [_explanation(c) for c in fitting]
-    if not any(c.fits[j.result] * _CLEARLY <= away[j.result] for c in fitting for j in wrong):
+    if not _clearly(fitting, judgements, away):
         numbers = _numbers(judgements, away)
         causes = [*numbers, *causes] if numbers else _by_rounding(judgements, wrong, values, away, causes)
     nearest = [c for c in found if not c.explains]
