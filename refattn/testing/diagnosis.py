@@ -158,7 +158,8 @@ def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explana
 
 def _narrowed(judgements):
     """Of a large problem the head in which the first wrong result is farthest off."""
-    if judgements[0].function not in _PAIRED or any(j.got.shape != j.want.shape for j in judgements):
+    by_heads = _PAIRED if {j.result for j in judgements} - {"q", "k", "v"} else (*_PAIRED, "attention_vjp")
+    if judgements[0].function not in by_heads or any(j.got.shape != j.want.shape for j in judgements):
         return judgements
     first = next(j for j in judgements if j.wrong)
     place = worst_head(first, _badness(first))
@@ -201,26 +202,40 @@ def _by_rounding(judgements, wrong, values, away, causes):
     """What rounding explains, before the variants that do so barely better than the reference; two at once last."""
     if (small := max(map(precisions.only_small_values, wrong))) <= 1:
         return [Explanation(SMALL_VALUES, small), *causes]
-    some = rows_of_all(judgements, _badness(wrong[0]))
+    some, place = rows_of_all(judgements, _badness(wrong[0]))
     others = [(p, limit) for p in precisions.others(wrong[0]) if (limit := precisions.limits(some, p)) is not None]
     coarser = [Explanation(p.name, fit) for p, limit in others if (fit := precisions.fit(some, limit)) <= 1]
     if coarser or causes:
         return [*coarser, *causes]
-    held = [p for p, _ in others if p.out.name == precisions.coarsest(wrong[0].got)]
+    held = [(p, limit) for p, limit in others if p.out.name == precisions.coarsest(wrong[0].got)]
+    if place is not None:  # the limits of some rows
+        near = [p for p, limit in held if _any_near(some, place, values, p, limit)]
+        held = [(p, limit) for p in near if (limit := precisions.limits(judgements, p)) is not None]
     return _more(judgements, values, held, away)
+
+
+def _any_near(some, place, values, profile, limits) -> bool:
+    """Whether any variant comes near some rows of the results in another precision."""
+    rows = [replace(j, limit=limits[j.result], profile=profile) for j in some if j.wrong]
+    return any(all(_is_near(value.get(j.result), j, place) for j in rows) for _, value in values)
+
+
+def _is_near(value, judged, place) -> bool:
+    if value is None or value.ndim < len(place) or value[place].shape != judged.got.shape:
+        return False
+    x = _stored(value[place], judged)
+    return distance(judged.got, x, _limit_around(x, judged)) <= 2 * FITS  # which is wider where others are unusual
 
 
 def _more(judgements, values, others, away) -> list[Explanation]:
     """Two variants at once, or a variant in another precision: what is tried where nothing simpler explains it.
 
-    `others` are profiles with the output format that the result has.
+    `others` are profiles with the output format that the result has, and their limits.
     """
     pairs = _candidates(judgements, _pairs(judgements[0], values), away)
     twice = [_explanation(c) for c in pairs if c.explains]
-    for other in [] if twice else others:
+    for other, limits in [] if twice else others:
         if other.name.startswith("float8"):  # with a variant it would explain anything
-            continue
-        if (limits := precisions.limits(judgements, other)) is None:
             continue
         coarser = [replace(j, limit=limits[j.result], profile=other) for j in judgements]
         found = [c for c in _candidates(coarser, values, _away(coarser)) if c.explains]
