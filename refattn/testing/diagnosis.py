@@ -9,9 +9,11 @@ precisions, and, for attention, two variants at once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -232,13 +234,15 @@ def _more(judgements, values, others, away) -> list[Explanation]:
 
     `others` are profiles with the output format that the result has, and their limits.
     """
-    pairs = _candidates(judgements, _pairs(judgements[0], values), away)
+    both = (found for found in _pairs(judgements[0], values) if _may_explain(found[1], judgements))
+    pairs = _candidates(judgements, both, away)
     twice = [_explanation(c) for c in pairs if c.explains]
     for other, limits in [] if twice else others:
         if other.name.startswith("float8"):  # with a variant it would explain anything
             continue
         coarser = [replace(j, limit=limits[j.result], profile=other) for j in judgements]
-        found = [c for c in _candidates(coarser, values, _away(coarser)) if c.explains]
+        near = [found for found in values if _may_explain(found[1], coarser)]
+        found = [c for c in _candidates(coarser, near, _away(coarser)) if c.explains]
         twice = [Explanation(f"{c.variant.name}, precision {other.name}", c.fit, c.variant) for c in found]
         if twice:
             break
@@ -257,6 +261,20 @@ def _candidates(judgements: list[Judged], values, away) -> list[_Candidate]:
     found = [c for v, value in values if (c := _candidate(v, value, judgements, away)) is not None]
     found.sort(key=lambda c: (not c.explains, c.overall if c.explains else c.fit))
     return _alike_first(found, judgements)
+
+
+def _may_explain(value, judgements) -> bool:
+    """Whether every wrong result lies within the widest limit that there is around a value: quicker told than the limit."""
+    for j in judgements:
+        if j.wrong:
+            x = value.get(j.result)
+            if x is None or x.shape != j.got.shape:
+                return False
+            x, hard, out = _stored(x, j), np.where(np.isnan(j.limit), 0.0, j.limit), j.profile.out
+            usual = np.max(hard[np.isfinite(hard)], initial=out.eta)
+            if not distance(j.got, x, np.maximum(np.maximum(hard, usual), 2 * out.u * np.abs(x))) <= FITS:
+                return False
+    return True
 
 
 def _candidate(v, value, judgements, away, limits=None) -> _Candidate | None:
@@ -365,13 +383,19 @@ def _pairs(judged: Judged, values):
     """Two conventions of attention at once, those seen most often first, as far as the budget goes, with their values."""
     if judged.function not in _PAIRED:
         return
-    from refattn.testing.mechanisms.attention.variants import pair
+    from refattn.testing.mechanisms.attention.variants import after, pair, recorded
 
     seen = sorted((v for v, _ in values if v.seen), key=lambda v: -len(v.seen))
     cost = max(judged.got.size, 1) * max(int(np.shape(arguments(judged)["k"])[-2]), 1)
+    made: dict[str, Any] = {}  # every variant is the first of many pairs
+    for v in seen:
+        with contextlib.suppress(Exception), np.errstate(all="ignore"):  # as of any variant that does not apply
+            made[v.name] = recorded(v.call, *judged.args, **judged.kwargs)
     for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):
-        for both in (pair(a, b), pair(b, a)):  # one may leave the other nothing to change
-            if (value := both.results(judged.args, judged.kwargs)) is not None:
+        for first, second in ((a, b), (b, a)):  # one may leave the other nothing to change
+            both = pair(first, second)
+            of_made = replace(both, call=lambda first=first, second=second: after(made[first.name], second.call))
+            if (value := of_made.results((), {})) is not None:
                 yield both, value
                 break
 
