@@ -5,12 +5,12 @@ from __future__ import annotations
 import fnmatch
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from refattn.testing import consistency, inputs, profiles, vectors, vote
+from refattn.testing import consistency, inputs, matches, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
@@ -115,19 +115,19 @@ def check(
     report.measured = measured_on(allow or [], adapter.name, adapter.version)
     started = time.perf_counter()
     used: set[Allowance] = set()
-    explained: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
     listed = {entry.function for entry in entries}  # what may be known is looked up by its name, so it must have one
     try:
         for number, case in enumerate(cases):
-            each = case.function in listed or explained[case.function] < vote.EXPLAINED
-            result = run_case(adapter, case, explain=each)
-            explained[case.function] += bool(result.wrong)
+            each = case.function in listed or wrong[case.function] < vote.EXPLAINED
+            result = run_case(adapter, case, explain=each, suspected=_listed(entries, case))
+            wrong[case.function] += bool(result.wrong)
             report.results.append(_allowed(entries, adapter, result, used))
             if progress is not None:
                 progress(number + 1, len(cases))
     except KeyboardInterrupt:
         report.interrupted = len(cases)
-    report.results, causes = vote.settled(_not_by_chance(report.results))
+    report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))
     report.results = [_allowed(entries, adapter, result, used) for result in report.results]
     new = {(r.case.function, r.case.id) for r in report.results if r.status == "broken"}
     report.causes = [cause for cause in causes if new & {(cause.function, case) for case in cause.cases}]
@@ -146,6 +146,27 @@ def _allowed(entries, adapter, result, used):
         return result
     used.add(known)
     return replace(result, status="known", reason=known.reason)
+
+
+def _listed(entries, case) -> set[str]:
+    """The deviations of a case that are known."""
+    return {e.deviation for e in entries if e.function == case.function and fnmatch.fnmatch(case.id, e.cases)}
+
+
+def _in_full(results, entries):
+    """The results; known ones with all that fits them, where it decides what new ones of their function are called."""
+    new = {r.case.function for r in results if r.status == "broken" and r.wrong}
+    return [
+        r.called(tuple(matches.named(list(r.comparisons))))
+        if r.status == "known" and r.case.function in new and r.deviation in _listed(entries, r.case) and _judged(r)
+        else r
+        for r in results
+    ]
+
+
+def _judged(result) -> bool:
+    """Whether numbers were compared, and are wrong."""
+    return any(c.judged is not None and c.explanations for c in result.wrong)
 
 
 def _not_by_chance(results):
@@ -187,10 +208,11 @@ def _fits(arguments, dtype):
     return all(np.array_equal(round_to(x, dtype), x, equal_nan=True) for x in floats)
 
 
-def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Result:
+def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True, suspected: Collection[str] = ()) -> Result:
     """One case: call, call again, compare; or, for a relation, the calls that must agree.
 
-    With explain = False a failure is not explained; it can be later, by what explains others.
+    With explain = False a failure is not explained; it can be later, by what explains others. With suspected variants
+    these are asked about first.
     """
     if case.relation:
         return _related(adapter, case)
@@ -205,7 +227,8 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Resu
         without_lse = tuple(clause for clause in case.clauses if clause != "ATTN-LSE")
         if case.arguments.get("return_lse") and without_lse:  # its output can be checked all the same
             rest = {name: value for name, value in case.arguments.items() if name != "return_lse"}
-            return run_case(adapter, replace(case, clauses=without_lse, arguments=rest), explain=explain)
+            less = replace(case, clauses=without_lse, arguments=rest)
+            return run_case(adapter, less, explain=explain, suspected=suspected)
         return Result(case, "unsupported", reason=str(missing))
     except Failed as failure:  # no refusal, even of what must be refused
         return _failed(case, failure)
@@ -231,9 +254,8 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True) -> Resu
         return Result(case, "unsupported", reason="returns none of the results")
     returned = first if several else got  # of those that must come together none may be missing
     try:
-        comparisons = tuple(
-            compare(returned, case.function, precision=precision, tier="hard", explain=explain, **case.arguments)
-        )
+        found = compare(returned, case.function, precision=precision, tier="hard", explain=False, **case.arguments)
+        comparisons = tuple(matches.explained(found, returned, suspected) if explain else found)
     except Incomplete as error:
         return Result(case, "broken", "wrong kind of result", case.clauses[0], str(error))
     except NotImplementedError as error:  # nothing says how far a correct kernel may be off

@@ -9,9 +9,11 @@ precisions, and, for attention, two variants at once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from refattn.testing.narrowing import arguments, of_head, rows_of_all, worst_hea
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
-from refattn.testing.variants import Variant
+from refattn.testing.variants import Variant, families, variants
 
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 _CLEARLY = 4.0  # and so many times farther from the reference; below that a precision is the likelier explanation
@@ -105,15 +107,19 @@ class _Candidate:
         return max(self.fits.values(), default=np.inf)
 
 
-def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
+def explanations(judgements: list[Judged], suspected: Collection[str] = ()) -> dict[str, list[Explanation]]:
     """For each wrong result of a call what explains the call, best first; what does not explain it follows, nearest first.
 
     Parameters
     ----------
     judgements : list of Judged
         All results of one call that are known, those that hold too.
+    suspected : collection of str
+        Names of variants. Where one of them explains the call clearly, no others are asked about.
     """
     judgements = _narrowed(judgements)
+    if suspected and (causes := _of_suspected(judgements, suspected)):
+        return {j.result: causes for j in judgements if j.wrong}
     first = next(j for j in judgements if j.wrong)
     ratios = _badness(first) if first.got.shape == first.want.shape else None
     values = [
@@ -122,6 +128,24 @@ def explanations(judgements: list[Judged]) -> dict[str, list[Explanation]]:
     found = {j.result: _of_shape(j, values) for j in judgements if j.wrong and j.got.shape != j.want.shape}
     whole = [j for j in judgements if j.got.shape == j.want.shape]
     return found | (_explained(whole, values) if any(j.wrong for j in whole) else {})
+
+
+def _of_suspected(judgements, suspected) -> list[Explanation]:
+    """The suspected variants that explain a call, clearly; those of families would have to be solved for first."""
+    first = judgements[0]
+    if any(j.got.shape != j.want.shape for j in judgements):
+        return []
+    solved_for = {family.example.name for family, _ in families(first.function)}
+    asked = [v for v in variants(first.function) if v.name in suspected and v.name not in solved_for]
+    values = [(v, value) for v in asked if (value := v.results(first.args, first.kwargs)) is not None]
+    away = _away(judgements)
+    fitting = [c for c in _candidates(judgements, values, away) if c.explains]
+    return [_explanation(c) for c in fitting] if _clearly(fitting, judgements, away) else []
+
+
+def _clearly(fitting, judgements, away) -> bool:
+    """Whether a result that is wrong lies much nearer to one of the variants than to the reference."""
+    return any(c.fits[j.result] * _CLEARLY <= away[j.result] for c in fitting for j in judgements if j.wrong)
 
 
 def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explanation]]:
@@ -136,7 +160,8 @@ def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explana
 
 def _narrowed(judgements):
     """Of a large problem the head in which the first wrong result is farthest off."""
-    if judgements[0].function not in _PAIRED or any(j.got.shape != j.want.shape for j in judgements):
+    by_heads = _PAIRED if {j.result for j in judgements} - {"q", "k", "v"} else (*_PAIRED, "attention_vjp")
+    if judgements[0].function not in by_heads or any(j.got.shape != j.want.shape for j in judgements):
         return judgements
     first = next(j for j in judgements if j.wrong)
     place = worst_head(first, _badness(first))
@@ -157,7 +182,7 @@ def _explained(judgements, values) -> dict[str, list[Explanation]]:
         found = _around(judgements, found, away)
     fitting = [c for c in found if c.explains]
     causes = [_explanation(c) for c in fitting]
-    if not any(c.fits[j.result] * _CLEARLY <= away[j.result] for c in fitting for j in wrong):
+    if not _clearly(fitting, judgements, away):
         numbers = _numbers(judgements, away)
         causes = [*numbers, *causes] if numbers else _by_rounding(judgements, wrong, values, away, causes)
     nearest = [c for c in found if not c.explains]
@@ -179,29 +204,45 @@ def _by_rounding(judgements, wrong, values, away, causes):
     """What rounding explains, before the variants that do so barely better than the reference; two at once last."""
     if (small := max(map(precisions.only_small_values, wrong))) <= 1:
         return [Explanation(SMALL_VALUES, small), *causes]
-    some = rows_of_all(judgements, _badness(wrong[0]))
+    some, place = rows_of_all(judgements, _badness(wrong[0]))
     others = [(p, limit) for p in precisions.others(wrong[0]) if (limit := precisions.limits(some, p)) is not None]
     coarser = [Explanation(p.name, fit) for p, limit in others if (fit := precisions.fit(some, limit)) <= 1]
     if coarser or causes:
         return [*coarser, *causes]
-    held = [p for p, _ in others if p.out.name == precisions.coarsest(wrong[0].got)]
+    held = [(p, limit) for p, limit in others if p.out.name == precisions.coarsest(wrong[0].got)]
+    if place is not None:  # the limits of some rows
+        near = [p for p, limit in held if _any_near(some, place, values, p, limit)]
+        held = [(p, limit) for p in near if (limit := precisions.limits(judgements, p)) is not None]
     return _more(judgements, values, held, away)
+
+
+def _any_near(some, place, values, profile, limits) -> bool:
+    """Whether any variant comes near some rows of the results in another precision."""
+    rows = [replace(j, limit=limits[j.result], profile=profile) for j in some if j.wrong]
+    return any(all(_is_near(value.get(j.result), j, place) for j in rows) for _, value in values)
+
+
+def _is_near(value, judged, place) -> bool:
+    if value is None or value.ndim < len(place) or value[place].shape != judged.got.shape:
+        return False
+    x = _stored(value[place], judged)
+    return distance(judged.got, x, _limit_around(x, judged)) <= 2 * FITS  # which is wider where others are unusual
 
 
 def _more(judgements, values, others, away) -> list[Explanation]:
     """Two variants at once, or a variant in another precision: what is tried where nothing simpler explains it.
 
-    `others` are profiles with the output format that the result has.
+    `others` are profiles with the output format that the result has, and their limits.
     """
-    pairs = _candidates(judgements, _pairs(judgements[0], values), away)
+    both = (found for found in _pairs(judgements[0], values) if _may_explain(found[1], judgements))
+    pairs = _candidates(judgements, both, away)
     twice = [_explanation(c) for c in pairs if c.explains]
-    for other in [] if twice else others:
+    for other, limits in [] if twice else others:
         if other.name.startswith("float8"):  # with a variant it would explain anything
             continue
-        if (limits := precisions.limits(judgements, other)) is None:
-            continue
         coarser = [replace(j, limit=limits[j.result], profile=other) for j in judgements]
-        found = [c for c in _candidates(coarser, values, _away(coarser)) if c.explains]
+        near = [found for found in values if _may_explain(found[1], coarser)]
+        found = [c for c in _candidates(coarser, near, _away(coarser)) if c.explains]
         twice = [Explanation(f"{c.variant.name}, precision {other.name}", c.fit, c.variant) for c in found]
         if twice:
             break
@@ -220,6 +261,20 @@ def _candidates(judgements: list[Judged], values, away) -> list[_Candidate]:
     found = [c for v, value in values if (c := _candidate(v, value, judgements, away)) is not None]
     found.sort(key=lambda c: (not c.explains, c.overall if c.explains else c.fit))
     return _alike_first(found, judgements)
+
+
+def _may_explain(value, judgements) -> bool:
+    """Whether every wrong result lies within the widest limit that there is around a value: quicker told than the limit."""
+    for j in judgements:
+        if j.wrong:
+            x = value.get(j.result)
+            if x is None or x.shape != j.got.shape:
+                return False
+            x, hard, out = _stored(x, j), np.where(np.isnan(j.limit), 0.0, j.limit), j.profile.out
+            usual = np.max(hard[np.isfinite(hard)], initial=out.eta)
+            if not distance(j.got, x, np.maximum(np.maximum(hard, usual), 2 * out.u * np.abs(x))) <= FITS:
+                return False
+    return True
 
 
 def _candidate(v, value, judgements, away, limits=None) -> _Candidate | None:
@@ -328,13 +383,19 @@ def _pairs(judged: Judged, values):
     """Two conventions of attention at once, those seen most often first, as far as the budget goes, with their values."""
     if judged.function not in _PAIRED:
         return
-    from refattn.testing.mechanisms.attention.variants import pair
+    from refattn.testing.mechanisms.attention.variants import after, pair, recorded
 
     seen = sorted((v for v, _ in values if v.seen), key=lambda v: -len(v.seen))
     cost = max(judged.got.size, 1) * max(int(np.shape(arguments(judged)["k"])[-2]), 1)
+    made: dict[str, Any] = {}  # every variant is the first of many pairs
+    for v in seen:
+        with contextlib.suppress(Exception), np.errstate(all="ignore"):  # as of any variant that does not apply
+            made[v.name] = recorded(v.call, *judged.args, **judged.kwargs)
     for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):
-        for both in (pair(a, b), pair(b, a)):  # one may leave the other nothing to change
-            if (value := both.results(judged.args, judged.kwargs)) is not None:
+        for first, second in ((a, b), (b, a)):  # one may leave the other nothing to change
+            both = pair(first, second)
+            of_made = replace(both, call=lambda first=first, second=second: after(made[first.name], second.call))
+            if (value := of_made.results((), {})) is not None:
                 yield both, value
                 break
 

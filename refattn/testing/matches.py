@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -272,14 +273,19 @@ def compare(
     return [*found, *lacking]
 
 
-def explained(found: list[Comparison], actual) -> list[Comparison]:
-    """The comparisons of one call with what explains those that fail."""
-    wrong = [c for c in found if not c.ok]
+def explained(found: list[Comparison], actual, suspected: Collection[str] = ()) -> list[Comparison]:
+    """The comparisons of one call with what explains those that fail: one of the suspected variants if any does."""
+    wrong = [c for c in found if not c.ok and c.judged is not None]
     if not any(c.verdict != "cannot be judged" for c in wrong):
         return found
     if reason := _unrounded(actual, wrong[0]):
-        return [c if c.ok else replace(c, reason=reason) for c in found]
-    causes = explanations([c.judged for c in found if c.judged is not None])
+        return [c if c.ok or c.judged is None else replace(c, reason=reason) for c in found]
+    return named(found, suspected)
+
+
+def named(found: list[Comparison], suspected: Collection[str] = ()) -> list[Comparison]:
+    """The same comparisons with the variants that explain them."""
+    causes = explanations([c.judged for c in found if c.judged is not None], suspected)
     return [c if c.ok else replace(c, explanations=causes.get(c.result, [])) for c in found]
 
 

@@ -17,7 +17,9 @@ from refattn import masks
 from refattn.testing.reference import named_arguments
 
 LARGE = 2**18  # scores beyond which only one head is looked at
-_CORE = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
+_CORE = {
+    "q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "sinks": 0, "q_positions": 1, "k_positions": 1, "d_out": 2, "d_lse": 1,
+}  # fmt: skip
 _NAMES = ("q", "k", "v", "mask")
 
 
@@ -27,11 +29,13 @@ def worst_head(judged, ratio) -> tuple[int, ...] | None:
     Parameters
     ----------
     judged : Judged
-        Of attention or grouped-query attention.
+        Of attention or grouped-query attention; or the gradient of attention by q, k or v.
     ratio : array
         How far each element is off.
     """
     given, lead = arguments(judged), _lead(judged)
+    if judged.function == "attention_vjp" and any(np.shape(given[name])[:-2] != lead for name in "qkv"):
+        return None  # a gradient that is summed over heads
     if not lead or math.prod(lead) * given["q"].shape[-2] * given["k"].shape[-2] <= LARGE:
         return None
     return tuple(map(int, np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]))
@@ -47,7 +51,7 @@ def of_head(judged, place):
     Parameters
     ----------
     judged : Judged
-        Of attention or grouped-query attention.
+        Of attention or grouped-query attention; or the gradient of attention by q, k or v.
     place : tuple of int
         The head's indices on the leading axes, as `worst_head` gives them.
     """
@@ -167,15 +171,16 @@ def arguments(judged) -> dict:
     return named_arguments(judged.function, judged.args, judged.kwargs)
 
 
-def rows_of_all(judgements, ratio, count: int = 64):
-    """The results of a call for some rows of one head, as those of attention: for what costs much of every row.
+def rows_of_all(judgements, ratio, count: int = 64) -> tuple[list, tuple | None]:
+    """The results of a call for some rows of one head, as those of attention, and their place: for what costs much of
+    every row.
 
-    The same judgements where the problem is small or its rows depend on one another. Half of the rows are those that are
+    The same judgements and None where the problem is small or its rows depend on one another. Half of the rows are those that are
     farthest off in the first wrong result, the others lie evenly over all.
     """
     first = next(j for j in judgements if j.wrong)
     if first.function not in ("attention", "grouped_query_attention") or first.got.size <= count * count:
-        return judgements
+        return judgements, None
     lead = _lead(first)
     place = np.unravel_index(np.argmax(ratio), first.got.shape)[: len(lead)]
     wrong = ratio[place] if first.result == "lse" else ratio[place].max(axis=-1)
@@ -189,7 +194,7 @@ def rows_of_all(judgements, ratio, count: int = 64):
         found.append(
             replace(judged, function="attention", got=part.got, want=part.want, limit=part.limit, args=(), kwargs=call)
         )
-    return found
+    return found, (*place, rows)
 
 
 _OPTIONS = (*_POSITIONS, "bias", "scale", "softcap", "sinks", "dropout")

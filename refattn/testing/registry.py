@@ -114,6 +114,10 @@ class Family:
         the array of truth values.
     rules : bool
         Whether `masked` needs the rule that a mask is, where otherwise its array will do.
+    effect : callable, optional
+        From a value and the numbers of queries and keys to what it comes to: values of one effect give one result.
+    scales : bool
+        Whether all that members do to an output is to scale its rows: no other output is held to them.
     """
 
     example: Variant
@@ -122,6 +126,8 @@ class Family:
     unit: str | Callable
     masked: Callable | None = None
     rules: bool = False
+    effect: Callable | None = None
+    scales: bool = False
 
     def member(self, value, others=(), mask=None) -> Variant:
         """The variant with one value, for a mask; `others` are values that would do as well."""
@@ -147,7 +153,10 @@ def _said(value) -> str:
 FAMILIES: dict[tuple[str, str], Family] = {}  # by name and reference function
 
 
-def family(name, clause, function, *, example, values, unit, masked=None, rules=False, seen=(), advice=""):
+def family(
+    name, clause, function, *, example, values, unit, masked=None, rules=False, effect=None, scales=False, seen=(),
+    advice="",
+):  # fmt: skip
     """Register variants that differ in a number: the decorated function makes the call of one from its value.
 
     Its docstring is their meaning; the one with the value `example` is listed among the variants.
@@ -157,7 +166,7 @@ def family(name, clause, function, *, example, values, unit, masked=None, rules=
         call = build(example)
         call.__doc__ = build.__doc__
         variant(name, clause, function, seen=seen, advice=advice)(call)
-        FAMILIES[name, function] = Family(VARIANTS[name, function], build, values, unit, masked, rules)
+        FAMILIES[name, function] = Family(VARIANTS[name, function], build, values, unit, masked, rules, effect, scales)
         return build
 
     return register

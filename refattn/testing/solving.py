@@ -52,30 +52,40 @@ def _members(family: Family, rows: Rows, given, targets, known: dict[bytes, floa
 
     `known` holds how far the results of masks are that were tried before, of any family: many sizes give the same mask.
     """
+    if family.scales and not _scaled(rows):
+        return []
     n, m = np.shape(given["q"])[-2], np.shape(given["k"])[-2]
     positions = {name: given.get(name) for name in ("q_positions", "k_positions")}
     mask = given.get("mask")
     if not family.rules:  # its array is made once
         mask, positions = rows.whole, {}
     options = {**rows.options, "return_lse": True}
-    fitting = []
-    for value in family.values(n, m, given.get("mask"))[: 7 if n * m > _MANY else None]:
+
+    def result(value):
+        """What a member gives for the rows, if that is near; else None."""
         try:
             if family.masked is None:
                 returned = family.build(value)(rows.q, rows.k, rows.v, rows.seen, **options)
             else:
                 seen = rows.cut(family.masked(value)(mask, n, m, **positions))
                 if known.get(key := seen.tobytes(), 0.0) > _NEAR or np.array_equal(seen, rows.seen):
-                    continue
+                    return None
                 returned = evaluate(rows.q, rows.k, rows.v, seen, **options)
         except NotApplicable:
-            continue
+            return None
         got = {name: np.asarray(x) for name, x in zip(("out", "lse"), returned, strict=True) if name in targets}
         off = max(_off(got[name], *targets[name]) for name in targets)
-        if off <= _NEAR:
-            fitting.append((value, got))
-        elif family.masked is not None:
+        if family.masked is not None and off > _NEAR:
             known[key] = off
+        return got if off <= _NEAR else None
+
+    fitting, effects = [], {}
+    for value in family.values(n, m, given.get("mask"))[: 7 if n * m > _MANY else None]:
+        effect = family.effect(value, n, m) if family.effect else value
+        if effect not in effects:
+            effects[effect] = result(value)
+        if effects[effect] is not None:
+            fitting.append((value, effects[effect]))
     members: list[tuple[list, dict]] = []
     for value, got in sorted(fitting, key=lambda f: max(_off(x, *targets[name]) for name, x in f[1].items()) > _CLOSE):
         like = (values for values, x in members if all(_off(got[n], x[n], targets[n][1]) <= _ALIKE for n in targets))
@@ -85,6 +95,21 @@ def _members(family: Family, rows: Rows, given, targets, known: dict[bytes, floa
         else:
             values.append(value)
     return [family.member(values[0], values[1:], given.get("mask")) for values, _ in members[:_MEMBERS]]
+
+
+def _scaled(rows: Rows) -> bool:
+    """Whether rows of an output can be the right ones, each times a number, to within the bounds of what is near.
+
+    No number leaves less of a row than the one of least squares.
+    """
+    if rows.options["return_lse"]:  # a log-sum-exp has no direction
+        return True
+    finite = np.isfinite(rows.got).all(axis=-1) & np.isfinite(rows.want).all(axis=-1)
+    got, want, limit = rows.got[finite], rows.want[finite], _usual(rows.limit)[finite]
+    squares = (want * want).sum(axis=-1, keepdims=True)
+    factor = (got * want).sum(axis=-1, keepdims=True) / np.where(squares == 0, 1.0, squares)
+    left = np.linalg.norm(got - factor * want, axis=-1)
+    return bool(np.all(left <= _NEAR * np.linalg.norm(limit, axis=-1)))
 
 
 def _of_masks(judged) -> dict[str, list[Variant]]:

@@ -103,7 +103,7 @@ def settled(results: list) -> tuple[list, list[Cause]]:
     for function in dict.fromkeys(r.case.function for r in results):
         own = [r for r in results if r.case.function == function]
         broken = [r for r in own if r.status in ("broken", "known") and _wrong(r) and not r.case.relation]
-        if broken:
+        if any(r.status == "broken" for r in broken):  # what is known has its name
             holding = [r for r in own if r.status == "holds" and r.comparisons and not r.case.relation]
             found, named = _Vote(function, broken, holding).outcome()
             causes += found

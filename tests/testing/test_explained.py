@@ -5,9 +5,10 @@ import pytest
 
 import refattn
 from refattn import masks
-from refattn.testing import assert_matches, check, compare
+from refattn.testing import assert_matches, check, compare, matches, registry
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.checking import CheckCase, run_case
+from refattn.testing.diagnosis import FITS
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import variants
 from tests.kernels import flash
@@ -148,3 +149,35 @@ def test_a_cause_must_fit_every_result():
     found = compare((out, lse), refattn.attention, q, k, v, return_lse=True)
     assert not [e for c in found for e in c.explanations if e.fit <= 2]
     assert "no one variant all results; out alone: scale/none" in str(found[0])
+
+
+def suspect(call, suspected, function="attention", **given):
+    found = compare(call(**given), function, explain=False, **given)
+    return [e.name for c in matches.named(found, suspected) for e in c.explanations if e.fit <= FITS]
+
+
+def test_of_suspected_variants_those_that_explain_a_call_are_enough():
+    rng = np.random.default_rng(5)
+    q, k, v = (rng.normal(size=(2, n, 8)).astype(np.float32) for n in (5, 9, 9))
+    given = {"q": q, "k": k, "v": v, "mask": masks.causal() & masks.window(2, 0)}
+    top_left = lambda q, k, v, mask: refattn.attention(q, k, v, mask, q_positions=np.arange(q.shape[-2]))
+    every = suspect(top_left, (), **given)
+    assert len(every) > 1 and "mask/top_left" in every
+    assert suspect(top_left, {"mask/top_left", "scale/twice"}, **given) == ["mask/top_left"]
+    assert suspect(top_left, {"scale/twice", "tail/zeros"}, **given) == every  # neither does: all are asked about
+
+
+def test_of_a_large_gradient_one_head_is_looked_at(monkeypatch):
+    rng = np.random.default_rng(6)
+    arrays = rng.normal(size=(4, 3, 300, 8)).astype(np.float32)
+    wrong = refattn.attention_vjp(*arrays, scale=0.25)[:3]
+    seen, evaluated = [], registry.Variant.results
+
+    def watched(self, args, kwargs):
+        seen.append(kwargs["q"].shape)
+        return evaluated(self, args, kwargs)
+
+    monkeypatch.setattr(registry.Variant, "results", watched)
+    found = compare(dict(zip("qkv", wrong, strict=True)), "attention_vjp", *arrays, scale=0.5)
+    assert [c.explanations[0].name for c in found] == ["scale/other"] * 3
+    assert set(seen) == {(1, 300, 8)}

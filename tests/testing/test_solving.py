@@ -93,6 +93,26 @@ def test_without_a_size_that_fits_the_example_stands_for_its_family():
     assert len(wrong.explanations) == len({e.name for e in wrong.explanations})
 
 
+@pytest.mark.parametrize("options", [{}, {"mask": masks.causal()}, {"mask": SLIDING, "softcap": 2.0}], ids=str)
+def test_sizes_of_one_effect_give_one_result_and_padding_scales_rows(options):
+    given = {**inputs(3, 11, 21), **options}
+    right = refattn.attention(**given)
+    direction = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    held = 0
+    for family, _ in families("attention"):
+        values = {}
+        for value in family.values(11, 21, given.get("mask")) if family.effect else ():
+            result = family.member(value).results((), given)
+            out = None if result is None else result["out"]
+            first = values.setdefault(family.effect(value, 11, 21), out)
+            assert (first is None) == (out is None)
+            assert out is None or np.array_equal(out, first), (family.example.name, value)
+            if family.scales and out is not None:
+                np.testing.assert_allclose(direction(out), direction(right), rtol=1e-4, atol=1e-6)
+                held += 1
+    assert held
+
+
 def test_a_family_is_registered_by_one_example():
     for function in {v.function for v in variants()}:
         listed = {v.name for v in variants(function)}

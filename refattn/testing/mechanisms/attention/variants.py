@@ -49,18 +49,20 @@ def combined(first, second):
     NotApplicable where both replace one step, or where one of them does more than to evaluate something else.
     """
 
-    def call(*args, **options):
-        args, options = recorded(first, *args, **options)
-        steps: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in STEPS}
-        args, options = recorded(second, *args, **options)
-        if steps.keys() & options.keys():
-            raise NotApplicable
-        try:
-            return _evaluate(*args, **(steps | options))
-        except (ValueError, IndexError):  # one changed the shapes that the other relies on
-            raise NotApplicable from None
+    return lambda *args, **options: after(recorded(first, *args, **options), second)
 
-    return call
+
+def after(first, second):
+    """What a variant makes of what another was about to evaluate, as `recorded` gives it."""
+    args, given = first
+    steps = {name: x for name, x in given.items() if name in STEPS}
+    args, options = recorded(second, *args, **{name: x for name, x in given.items() if name not in STEPS})
+    if steps.keys() & options.keys():
+        raise NotApplicable
+    try:
+        return _evaluate(*args, **(steps | options))
+    except (ValueError, IndexError):  # one changed the shapes that the other relies on
+        raise NotApplicable from None
 
 
 def pair(first: Variant, second: Variant) -> Variant:

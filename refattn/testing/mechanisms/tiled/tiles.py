@@ -50,13 +50,28 @@ def _all_sizes(n, m, mask=None):
     return SIZES
 
 
+def _kept(tile, n, m):
+    """How many keys whole tiles hold."""
+    return m - m % tile
+
+
+def _padding(tile, n, m):
+    """How many keys a last tile lacks."""
+    return -m % tile
+
+
+def _up_to(sizes, n, m):
+    """A tile of more rows than there are is one of all rows, and so for keys; a size alone may be of either."""
+    return (min(sizes[0], n), min(sizes[1], m)) if isinstance(sizes, tuple) else min(sizes, max(n, m))
+
+
 _KEYS = "The tile has {} keys."
 
 
 # --- keys at the end ------------------------------------------------------------------------------------------------
 
 
-@family("tail/dropped", "ATTN-OUT", "attention", example=16, values=_all_sizes, unit=_KEYS)
+@family("tail/dropped", "ATTN-OUT", "attention", example=16, values=_all_sizes, unit=_KEYS, effect=_kept)
 def tail_dropped(tile):
     """The last keys, which do not fill a tile, are left out."""
 
@@ -91,7 +106,7 @@ def _padded(tile, fill):
 
 
 @family(
-    "tail/zeros", "ATTN-OUT", "attention", example=16, values=_all_sizes, unit=_KEYS,
+    "tail/zeros", "ATTN-OUT", "attention", example=16, values=_all_sizes, unit=_KEYS, effect=_padding, scales=True,
     seen=["huggingface/transformers#45940", "flashinfer-ai/flashinfer#3716"],
 )  # fmt: skip
 def tail_zeros(tile):
@@ -100,7 +115,8 @@ def tail_zeros(tile):
 
 
 @family(
-    "softcap/after_padding", "ATTN-ORDER", "attention", example=16, values=_all_sizes, unit=_KEYS,
+    "softcap/after_padding", "ATTN-ORDER", "attention", example=16, values=_all_sizes, unit=_KEYS, effect=_padding,
+    scales=True,
     seen=["ggml-org/llama.cpp#29034"],
 )  # fmt: skip
 def softcap_after_padding(tile):
@@ -173,7 +189,7 @@ def _of_mask(name, values, unit, meaning, *, array=None, rule=None, example=4, s
         return call
 
     build.__doc__ = meaning
-    options = {"masked": masked, "rules": rule is not None, "seen": seen}
+    options = {"masked": masked, "rules": rule is not None, "effect": _up_to, "seen": seen}
     family(name, "ATTN-MASK", "attention", example=example, values=values, unit=unit, **options)(build)
 
 
