@@ -32,7 +32,7 @@ def cases():
 
 @pytest.fixture(autouse=True)
 def without_diagnosis(monkeypatch):
-    monkeypatch.setattr(matches, "explanations", lambda judgements: {})
+    monkeypatch.setattr(matches, "explanations", lambda judgements, suspected: {})
 
 
 def broken(function, call, chosen):

@@ -64,7 +64,7 @@ def first_broken(function, call, fmt, golden=None):
 
 @pytest.fixture
 def without_diagnosis(monkeypatch):
-    monkeypatch.setattr(matches, "explanations", lambda judgements: {})
+    monkeypatch.setattr(matches, "explanations", lambda judgements, suspected: {})
 
 
 @pytest.mark.parametrize("fmt", ["float32", "bfloat16"])
