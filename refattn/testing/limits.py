@@ -1,0 +1,86 @@
+"""The sizes that an attention kernel takes, found by asking it: exceptions decide, never numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from refattn.masks import causal
+
+HEADS = ((64, 64), (128, 128), (16, 16), (32, 32), (4, 4), (5, 3), (64, 32), (192, 128))
+LENGTHS = ((64, 64), (1, 64), (128, 128), (5, 7), (7, 5), (1, 1), (3, 3), (33, 33), (17, 64))
+_LEADS = ((1, 2), (1, 8), (2, 4), (1, 1))
+_FOOTHOLD = tuple(product(_LEADS, LENGTHS[:3], HEADS[:3], (False, True)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a kernel took of the sizes it was asked for, one changed at a time.
+
+    Attributes
+    ----------
+    heads : tuple of (int, int)
+        The sizes of a head, D and Dv.
+    lengths : tuple of (int, int)
+        The numbers of queries and keys, N and M.
+    masks : tuple of bool
+        False: no mask is taken, True: a causal one is.
+    calls : int
+        How many calls it took to find out.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    lengths: tuple[tuple[int, int], ...]
+    masks: tuple[bool, ...]
+    calls: int
+
+    def __str__(self) -> str:
+        heads = ", ".join(f"{d}/{dv}" for d, dv in self.heads)
+        lengths = ", ".join(f"{n}/{m}" for n, m in self.lengths)
+        masks = " and ".join("causal" if mask else "none" for mask in self.masks)
+        return f"limits asked for in {self.calls} calls: D/Dv {heads}; N/M {lengths}; masks: {masks}"
+
+
+def probe(call: Callable, dtype: str = "float32") -> Limits | None:
+    """Ask a kernel with the signature of `attention` which sizes it takes; None where it takes none of ours.
+
+    A wrong result counts as taken: what is wrong must be checked, not left out.
+
+    Examples
+    --------
+    >>> import refattn
+    >>> probe(refattn.attention).masks
+    (False, True)
+    """
+    asked: dict[tuple, bool] = {}
+
+    def takes(lead, lengths, head, masked):
+        key = (lead, lengths, head, masked)
+        if key not in asked:
+            asked[key] = _takes(call, dtype, *key)
+        return asked[key]
+
+    foothold = next((f for f in _FOOTHOLD if takes(*f)), None)
+    if foothold is None:
+        return None
+    lead, at, head, masked = foothold
+    return Limits(
+        heads=tuple(h for h in HEADS if takes(lead, at, h, masked)),
+        lengths=tuple(x for x in LENGTHS if takes(lead, x, head, masked)),
+        masks=tuple(m for m in (False, True) if takes(lead, at, head, m)),
+        calls=len(asked),
+    )
+
+
+def _takes(call, dtype, lead, lengths, head, masked) -> bool:
+    (n, m), (d, dv) = lengths, head
+    q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
+    try:
+        with np.errstate(all="ignore"):
+            call(q, k, v, **({"mask": causal()} if masked else {}))
+    except Exception:  # a refusal of any kind is a limit; whether it is also a fault is for `check` to say
+        return False
+    return True

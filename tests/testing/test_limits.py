@@ -1,0 +1,38 @@
+"""The sizes a kernel takes are found by asking it."""
+
+import refattn
+from refattn.testing.limits import HEADS, LENGTHS, probe
+
+
+def test_nothing_is_a_limit_of_the_reference():
+    found = probe(refattn.attention)
+    assert (found.heads, found.lengths, found.masks) == (HEADS, LENGTHS, (False, True))
+
+
+def test_a_decode_kernel_gets_its_sizes():
+    def decode(q, k, v):
+        if q.shape[-2] != 1 or k.shape[-2] % 16 or q.shape[-1] not in (64, 128) or v.shape[-1] != q.shape[-1]:
+            raise NotImplementedError
+        return refattn.attention(q, k, v)
+
+    found = probe(decode)
+    assert (found.heads, found.lengths, found.masks) == (((64, 64), (128, 128)), ((1, 64),), (False,))
+
+
+def test_a_kernel_that_takes_only_causal_masks_keeps_a_foothold():
+    def only_causal(q, k, v, *, mask):
+        assert q.shape[-2] == k.shape[-2]
+        return refattn.attention(q, k, v, mask=mask)
+
+    found = probe(only_causal)
+    assert found.masks == (True,)
+    assert found.lengths == tuple((n, m) for n, m in LENGTHS if n == m)
+
+
+def test_a_wrong_result_is_no_limit_and_no_foothold_is_none():
+    assert probe(lambda q, k, v, mask=None: q * 0).heads == HEADS
+
+    def none(q, k, v):
+        raise RuntimeError("no device")
+
+    assert probe(none) is None
