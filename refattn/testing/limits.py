@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -28,6 +28,8 @@ class Limits:
         The numbers of queries and keys, N and M.
     masks : tuple of bool
         False: no mask is taken, True: a causal one is.
+    lead : tuple of int
+        Batch and heads of the calls.
     calls : int
         How many calls it took to find out.
     """
@@ -35,7 +37,13 @@ class Limits:
     heads: tuple[tuple[int, int], ...]
     lengths: tuple[tuple[int, int], ...]
     masks: tuple[bool, ...]
+    lead: tuple[int, int]
     calls: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether anything that was asked for was refused."""
+        return (self.heads, self.lengths, self.masks) != (HEADS, LENGTHS, (False, True))
 
     def __str__(self) -> str:
         heads = ", ".join(f"{d}/{dv}" for d, dv in self.heads)
@@ -70,9 +78,35 @@ def probe(call: Callable, dtype: str = "float32") -> Limits | None:
     return Limits(
         heads=tuple(h for h in HEADS if takes(lead, at, h, masked)),
         lengths=tuple(x for x in LENGTHS if takes(lead, x, head, masked)),
+        lead=lead,
         masks=tuple(m for m in (False, True) if takes(lead, at, head, m)),
         calls=len(asked),
     )
+
+
+def drawn(limits: Limits, seed: int = 0) -> Iterator[tuple[str, dict]]:
+    """Calls of `attention` inside the limits: each size with each mask, and scores that a kernel may stumble over."""
+    rng = np.random.default_rng(seed)
+    at = limits.lengths[0]
+    sizes = [(x, limits.heads[0]) for x in limits.lengths] + [(at, h) for h in limits.heads[1:]]
+    for masked in limits.masks:
+        options = {"mask": causal()} if masked else {}
+        for (n, m), (d, dv) in sizes:
+            q, k, v = (rng.standard_normal((*limits.lead, *shape)) for shape in ((n, d), (m, d), (m, dv)))
+            size = f"{'causal_' if masked else ''}{n}x{m}_{d}x{dv}"
+            yield f"inside_{size}", {"q": q, "k": k, "v": v, **options}
+            if (d, dv) == limits.heads[0]:
+                yield f"inside_peaked_{size}", {"q": q * 64, "k": k, "v": v, **options}
+                for level in (-2e4, 300.0, 4e6):
+                    yield f"inside_level_{level:g}_{size}", {**_rising(q, k, level), "v": v, **options}
+
+
+def _rising(q, k, level):
+    """Scores about as large as `level` that rise from key to key, so that those a causal mask hides are the largest."""
+    q, k = q.copy(), k.copy()
+    q[..., 0] = np.sqrt(q.shape[-1])  # the default scale leaves k's first feature as the score
+    k[..., 0] = level * (1 + np.arange(k.shape[-2]) / k.shape[-2])
+    return {"q": q, "k": k}
 
 
 def _takes(call, dtype, lead, lengths, head, masked) -> bool:

@@ -1,6 +1,7 @@
 """The sizes a kernel takes are found by asking it."""
 
 import refattn
+from refattn.testing import check
 from refattn.testing.limits import HEADS, LENGTHS, probe
 
 
@@ -36,3 +37,29 @@ def test_a_wrong_result_is_no_limit_and_no_foothold_is_none():
         raise RuntimeError("no device")
 
     assert probe(none) is None
+
+
+def _decode(q, k, v, off=0.0):
+    if q.ndim != 4 or q.shape[-2] != 1 or k.shape[-2] % 16 or q.shape[-1] != 64 or v.shape[-1] != 64:
+        raise NotImplementedError("a limit")
+    return refattn.attention(q, k, v) + off
+
+
+def test_a_decode_kernel_is_checked_inside_its_limits():
+    report = check(_decode)
+    assert report.ok
+    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) == 5
+
+
+def test_a_wrong_decode_kernel_is_found_inside_its_limits_and_by_case_alone():
+    def wrong(q, k, v):
+        return _decode(q, k, v, off=0.1)
+
+    report = check(wrong)
+    broken = [r.case.id for r in report.results if r.status == "broken" and ".inside_" in r.case.id]
+    assert broken
+    assert not check(wrong, only=broken[0]).ok
+
+
+def test_an_unlimited_kernel_gets_no_further_cases():
+    assert not any(".inside_" in r.case.id for r in check(refattn.attention).results)
