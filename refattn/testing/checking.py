@@ -202,6 +202,9 @@ def _inside(adapter, function, dtype, seed):
         for name, arguments in limits.drawn(found, seed):
             held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
             yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
+            if "mask" in held and held["q"].shape[-2] > 1 and "level" not in name:
+                of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
+                yield consistency.related("future", of_future, function, dtype, held)
 
 
 def _golden(function, dtype):

@@ -61,5 +61,16 @@ def test_a_wrong_decode_kernel_is_found_inside_its_limits_and_by_case_alone():
     assert not check(wrong, only=broken[0]).ok
 
 
+def test_a_value_that_leaks_from_the_future_is_found_inside_the_limits():
+    def leaks(q, k, v, mask=None):
+        if v.shape[-1] != q.shape[-1] or q.shape[-1] not in (16, 32, 64, 128):
+            raise NotImplementedError("a limit")
+        return refattn.attention(q, k, v, mask) + 0.0 * v.sum(axis=-2, keepdims=True)
+
+    found = [r for r in check(leaks).results if r.status == "broken"]
+    assert found
+    assert {r.deviation for r in found} == {"values/multiplied_by_zero"}
+
+
 def test_an_unlimited_kernel_gets_no_further_cases():
     assert not any(".inside_" in r.case.id for r in check(refattn.attention).results)
