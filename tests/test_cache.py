@@ -556,6 +556,7 @@ def test_bytes_by_formula_are_bytes_held(dtype, n):
     assert filled(PagedKVCache(pool), k[None], v[None]) == cache_nbytes(n, page_size=3, **sizes) == pool.nbytes
     latents = filled(LatentKVCache(), k[0], v[0])
     assert latents == cache_nbytes(n, latent_dim=D, rope_dim=DV, itemsize=dtype().itemsize)
+    assert cache_nbytes(n, latent_dim=D) == cache_nbytes(n, latent_dim=D, rope_dim=0) == n * D * 2  # no part is rotated
     if dtype is not np.float16:  # codes come with float32 scales at least
         for bits in (4, 8):
             coded = filled(QuantizedKVCache(bits, 2, 4), k, v)
