@@ -5,11 +5,17 @@
     python tests/mutate.py tiled --only reach.py    one file of a package; writes nothing
     python tests/mutate.py --again            only those that survived the last time
     python tests/mutate.py --write            also write tests/mutation.json, and tests/mutation.md from it
+    python tests/mutate.py --sample 100 --seed 7 testing/matches testing/mechanisms/attention/bounds tiled
+                                              so many mutants of these files and packages, of the kit too: in minutes
+
 
 A mutant changes one comparison, operator, sign, constant, condition or keyword of one module. The tests of that
 module and its golden vectors run against it in a process of its own; a mutant that they pass survives. Survivors that
 compute the same function are listed, with the reason, in `EQUIVALENT`; any other survivor is a hole in the tests, and
 the exit code says so.
+
+A sample is judged by the tests that enter the mutated function, the quickest first, whatever mechanism they are of. Which
+those are is measured first, by running all of TESTS that may; `--entered FILE` keeps that for the next sample.
 """
 
 import argparse
@@ -18,12 +24,16 @@ import copy
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+import pytest
+from entered import Chosen, Recorder
 
 ROOT = Path(__file__).parents[1]
 MODULES = tuple(name.partition("/")[0] for name in (ROOT / "spec" / "mechanisms.txt").read_text().split())
@@ -32,6 +42,7 @@ TESTS = {
     "tiled": ["tests/test_tiled.py", "tests/test_tiled_backward.py", "tests/test_packed.py"],
     "gradients": ["tests/test_gradients.py", "tests/test_gradients_of_pieces.py"],
     "latent": ["tests/latent"],
+    "testing": ["tests/testing"],
 }
 ON_NUMPY = {True: ["--library", "numpy"], False: []}  # the shim's differences show on the strict library
 RESULTS = ROOT / "tests" / "mutation.json"
@@ -133,6 +144,19 @@ EQUIVALENT: dict[tuple[str, str], str] = {
 
 def mutants(source):
     """(line number, what changed, mutated source) for every mutation of a module."""
+    return [(line, what, mutated(source, *place)) for line, what, place in sites(source)]
+
+
+def mutated(source, number, which):
+    """The source with one change at one node."""
+    tree = ast.parse(source)
+    node = list(ast.walk(tree))[number]
+    list(_changes(node))[which][1](node)
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def sites(source):
+    """(line number, what changes, (number of the node, of its change)) for every mutation of a module."""
     tree = ast.parse(source)
     docstrings = {
         id(n.body[0].value)
@@ -155,11 +179,8 @@ def mutants(source):
     for number, node in enumerate(nodes):
         if id(node) in skipped or id(node) in docstrings:
             continue
-        for what, change in _changes(node):
-            changed = copy.deepcopy(tree)
-            target = list(ast.walk(changed))[number]
-            change(target)
-            yield getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(changed))
+        for which, (what, _) in enumerate(_changes(node)):
+            yield getattr(node, "lineno", 0), what, (number, which)
 
 
 def _changes(node):
@@ -202,42 +223,58 @@ def files_of(module):
     return [str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"]
 
 
-def _run(folder, module, file, source, queue):
-    """In a child: the tests of a module against its mutated source."""
-    os.chdir(folder)
-    Path(file).write_text(source)
-    sys.path.insert(0, str(folder))
+def tests_of(module):
+    """What judges the mutants of a module beside its golden vectors: its doctests and its tests."""
+    own = module.partition("/")[0]
+    return [*files_of(module), *TESTS.get(own, [f"tests/test_{own}.py"])]
+
+
+def _runs(module):
+    """What pytest is asked for, one run after the other, until one fails."""
+    return [tests_of(module), ["tests/test_vectors.py", "-k", f"{module}: or {module}/"]]
+
+
+def _pytest(arguments, module, plugins=()):
+    common = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
+    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *ON_NUMPY[module != "backend"]]
+    return int(pytest.main([*common, *arguments], plugins=list(plugins)))
+
+
+def _quiet():
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    import pytest
 
-    common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
-    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *ON_NUMPY[module != "backend"]]
-    own = [*files_of(module), *TESTS.get(module, [f"tests/test_{module}.py"])]
-    failed = int(pytest.main([*common, *own])) or int(
-        pytest.main([*common, "tests/test_vectors.py", "-k", f"{module}: or {module}/"])
-    )
-    queue.put(failed)
+
+def _run(folder, module, runs, seconds, file, source, queue):
+    """In a child: runs of pytest against a mutated source, of some tests only where `seconds` says what each takes."""
+    os.chdir(folder)
+    Path(file).write_text(source)
+    sys.path.insert(0, str(folder))
+    _quiet()
+    queue.put(any(_pytest(["-x", *run], module, [] if seconds is None else [Chosen(seconds)]) for run in runs))
+
+
+def _copy(place):
+    left = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "docs", "site", ".hypothesis")
+    shutil.copytree(ROOT, place, ignore=left)
 
 
 def _attempt(task):
-    folder, module, limit, file, line, what, source = task
+    folder, module, runs, seconds, limit, file, line, what, source = task
     place = Path(folder, f"worker-{os.getpid()}")
     if not place.exists():
-        shutil.copytree(
-            ROOT, place, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", "docs", "site", ".hypothesis")
-        )
+        _copy(place)
     original = Path(place, file).read_text()
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    child = context.Process(target=_run, args=(place, module, file, source, queue))
+    child = context.Process(target=_run, args=(place, module, runs, seconds, file, source, queue))
     child.start()
     child.join(limit)
     if child.is_alive():
         child.kill()
         child.join()
-    killed = queue.empty() or queue.get() != 0
+    killed = queue.empty() or queue.get()
     Path(place, file).write_text(original)
     return module, file, line, what, killed
 
@@ -265,13 +302,20 @@ def main():
     parser.add_argument(
         "--only", metavar="FILE", help="mutants of this file alone, for a quick look: nothing is written"
     )
+    parser.add_argument("--sample", type=int, metavar="N", help="so many mutants only: nothing is written")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--entered", metavar="FILE", type=Path, help="of a sample: read, or written if it is not there")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
+    if options.sample and (options.again or options.only or options.write):
+        parser.error("--sample goes with none of --again, --only, --write")
     if options.only and options.write:
         parser.error("--only judges a part of a module; --write wants all of it")
     if options.only and not any(Path(f).name == options.only for m in options.modules for f in files_of(m)):
         parser.error(f"no file of {', '.join(options.modules)} is called {options.only}")
     _warm()
+    if options.sample:
+        return _sample(options)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() and not options.only else {}
     known = {m: found for m, found in known.items() if m in MODULES}
     for module in options.modules:
@@ -295,15 +339,17 @@ def _judge(module, found, options):
         limit = LIMIT
         for file, source in sources.items():
             start = time.monotonic()
-            if _attempt((folder, module, 20 * LIMIT, file, 0, "unchanged", source))[-1]:
+            if _attempt((folder, module, _runs(module), None, 20 * LIMIT, file, 0, "unchanged", source))[-1]:
                 sys.exit(f"the tests of {module} fail on the unchanged module")
             limit = max(limit, 5 * (time.monotonic() - start))
         tasks = [
-            (folder, module, limit, file, *mutant) for file, source in sources.items() for mutant in mutants(source)
+            (folder, module, _runs(module), None, limit, file, *mutant)
+            for file, source in sources.items()
+            for mutant in mutants(source)
         ]
         found["mutants"] = len(tasks)
         if options.again:
-            tasks = [t for t in tasks if (t[3], sources[t[3]].splitlines()[t[4] - 1].strip(), t[5]) in before]
+            tasks = [t for t in tasks if (t[5], sources[t[5]].splitlines()[t[6] - 1].strip(), t[7]) in before]
         found["survivors"] = []
         with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
             for done, (_, file, line, what, killed) in enumerate(pool.map(_attempt, tasks), start=1):
@@ -311,6 +357,84 @@ def _judge(module, found, options):
                     found["survivors"].append([file, sources[file].splitlines()[line - 1].strip(), what])
                 if sys.stderr.isatty():
                     print(f"\r{module}: {done}/{len(tasks)}", end="", file=sys.stderr)
+
+
+def _sample(options):
+    """Judge some mutants of all files at once, each by the tests that enter its function; say which survive."""
+    modules = {file: module for module in options.modules for file in files_of(module)}
+    sources = {file: (ROOT / file).read_text() for file in modules}
+    everything = [(file, *site) for file, source in sources.items() for site in sites(source)]
+    chosen = random.Random(options.seed).sample(everything, min(options.sample, len(everything)))
+    tests = _entered(options, sorted({path for module in options.modules for path in tests_of(module)}))
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = []
+        for file, line, what, place in chosen:
+            seconds = _entering(tests, file, _function_at(sources[file], line))
+            runs = [sorted({test.partition("::")[0] for test in seconds})] if seconds else []
+            limit = LIMIT + 3 * sum(seconds.values())
+            mutant = mutated(sources[file], *place)
+            tasks.append((folder, modules[file], runs, seconds, limit, file, line, what, mutant))
+        survive = 0
+        with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+            for task, (_, file, line, what, killed) in zip(tasks, pool.map(_attempt, tasks), strict=True):
+                source = sources[file].splitlines()[line - 1].strip()
+                if not killed and (source, what) not in EQUIVALENT:
+                    survive += 1
+                    print(f"{file}:{line}: {what}: `{source}` ({len(task[3])} tests enter it)", flush=True)
+    print(f"{survive} of {len(tasks)} mutants survive that are not known to be equivalent")
+    return 1 if survive else 0
+
+
+def _entered(options, paths):
+    """For each test how long it takes, and which functions it enters, as (file, first line)."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = (options.entered or Path(folder, "entered.json")).absolute()
+        if not kept.exists():
+            measuring = multiprocessing.get_context("fork").Process(target=_measure, args=(paths, kept))
+            measuring.start()
+            measuring.join()
+            if measuring.exitcode:
+                sys.exit("the tests fail on the unchanged modules")
+        return json.loads(kept.read_text())
+
+
+def _measure(paths, kept):
+    """In a child: run tests where mutants will run them, and write down what each enters."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "unchanged").resolve()
+        _copy(place)
+        os.chdir(place)
+        sys.path.insert(0, str(place))
+        _quiet()
+        recorder = Recorder(str(path) for path in place.glob("refattn/**/*.py"))
+        failed = _pytest([*paths, "tests/test_vectors.py"], "", [recorder])
+        relative = lambda file: str(Path(file).relative_to(place))
+        if not failed:
+            tests = {
+                test: (seconds, [(relative(file), line) for file, line in entered])
+                for test, (seconds, entered) in recorder.tests.items()
+            }
+            kept.write_text(json.dumps(tests))
+    sys.exit(failed)
+
+
+def _function_at(source, line):
+    """The first line of the function that a line belongs to, its decorators included; None outside of all functions."""
+    around = [
+        min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line <= node.end_lineno
+    ]
+    return max(around, default=None)
+
+
+def _entering(tests, file, function):
+    """The tests that enter a function of a file, with the seconds that they take; without a function, any of the file."""
+    return {
+        test: seconds
+        for test, (seconds, entered) in tests.items()
+        if any(path == file and function in (None, line) for path, line in entered)
+    }
 
 
 def _report(known):
