@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from refattn.testing import consistency, inputs, limits, matches, profiles, vectors, vote
+from refattn.testing import consistency, inputs, matches, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
@@ -191,20 +191,6 @@ def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -
             for name, clauses, arguments in inputs.cases(function, fmt=dtype, effort=effort, seed=seed):
                 yield CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments)
             yield from consistency.relations(function, dtype, seed)
-            if function == "attention" and isinstance(adapter, CallableAdapter) and effort != "smoke":
-                yield from _inside(adapter, function, dtype, seed)
-
-
-def _inside(adapter, function, dtype, seed):
-    """Cases at the sizes that a kernel takes, where it refuses some of those that it is asked for."""
-    found = limits.probe(guarded(adapter.call(function, dtype)), cast(np.zeros(0), dtype).dtype)
-    if found is not None and found.narrow:
-        for name, arguments in limits.drawn(found, seed):
-            held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
-            yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
-            if "mask" in held and held["q"].shape[-2] > 1 and "level" not in name:
-                of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
-                yield consistency.related("future", of_future, function, dtype, held)
 
 
 def _golden(function, dtype):
