@@ -33,7 +33,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from entered import Chosen, Recorder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.entered import Chosen, Recorder
 
 ROOT = Path(__file__).parents[1]
 MODULES = tuple(name.partition("/")[0] for name in (ROOT / "spec" / "mechanisms.txt").read_text().split())
@@ -223,7 +226,7 @@ def files_of(module):
     return [str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"]
 
 
-def tests_of(module):
+def which_tests(module):
     """What judges the mutants of a module beside its golden vectors: its doctests and its tests."""
     own = module.partition("/")[0]
     return [*files_of(module), *TESTS.get(own, [f"tests/test_{own}.py"])]
@@ -231,7 +234,7 @@ def tests_of(module):
 
 def _runs(module):
     """What pytest is asked for, one run after the other, until one fails."""
-    return [tests_of(module), ["tests/test_vectors.py", "-k", f"{module}: or {module}/"]]
+    return [which_tests(module), ["tests/test_vectors.py", "-k", f"{module}: or {module}/"]]
 
 
 def _pytest(arguments, module, plugins=()):
@@ -365,7 +368,7 @@ def _sample(options):
     sources = {file: (ROOT / file).read_text() for file in modules}
     everything = [(file, *site) for file, source in sources.items() for site in sites(source)]
     chosen = random.Random(options.seed).sample(everything, min(options.sample, len(everything)))
-    tests = _entered(options, sorted({path for module in options.modules for path in tests_of(module)}))
+    tests = _entered(options, sorted({path for module in options.modules for path in which_tests(module)}))
     with tempfile.TemporaryDirectory() as folder:
         tasks = []
         for file, line, what, place in chosen:
