@@ -164,7 +164,7 @@ def multi_head_latent_attention(
 
     Returns
     -------
-    array (..., N, E_out)
+    out : array (..., N, E_out)
 
     Raises
     ------
