@@ -127,7 +127,8 @@ def merge_vjp(d_out, out_a, lse_a, out_b, lse_b, *, d_lse=None):
     Returns
     -------
     MergeGradients
-        (out_a, lse_a, out_b, lse_b), each of the shape of its input. A part that is absent, with lse -infinity, has gradients 0.
+        (out_a, lse_a, out_b, lse_b), each of the shape of its input. A part that is absent, with lse -infinity, has
+        gradients 0.
 
     Raises
     ------

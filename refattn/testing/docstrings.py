@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache, reduce
@@ -104,8 +105,8 @@ def results_of(function: Callable) -> tuple[Named, ...]:
 
 def _text(thing) -> str:
     """A docstring; from the source where python -OO has dropped it."""
-    if text := inspect.getdoc(thing):
-        return text
+    if sys.flags.optimize < 2:
+        return inspect.getdoc(thing) or ""
     try:
         [node] = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(thing)))).body
     except (OSError, TypeError):
