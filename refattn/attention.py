@@ -82,7 +82,7 @@ def attention(
         Keys; leading axes broadcast with those of q.
     v : array (..., M, Dv)
         Values.
-    mask : bool array (..., N, M) or rule of `refattn.masks`, optional
+    mask : bool array that broadcasts to (..., N, M), or rule of `refattn.masks`, optional
         True where query i may attend to key j.
     bias : array that broadcasts to (..., N, M), optional
         Added to the scores after scale and softcap. -inf excludes the key.

@@ -12,7 +12,7 @@ import pytest
 
 import refattn
 from refattn.masks import Mask
-from refattn.testing import vectors
+from refattn.testing import inputs, vectors
 from refattn.testing.docstrings import Named, results_of, stated
 from refattn.testing.names import function_named, functions, params
 
@@ -192,19 +192,29 @@ def test_every_field_of_a_set_of_parameters_is_said(name):
 
 @pytest.mark.parametrize("name", sorted(functions()))
 def test_shapes_are_those_of_golden_cases(name):
-    function = function_named(name)
-    given = {x.name: x for x in stated(function, "Parameters")}
-    returned = {x.name: x for x in results_of(function)}
-    judged = 0
-    for case in CASES[name]:
-        if case.arguments.get("axis", -1) not in (-1, (-1,)):
-            continue  # letters are for the default axis
-        claims = [*claimed(case.arguments, given), *claimed(nested(case.expect), returned)]
-        judged += any(np.ndim(x) for _, x, _ in claims)
-        assert agree(claims), f"{case.id}: " + "; ".join(
-            f"{path} {np.shape(x)} is said to be {of.kind}" for path, x, of in claims
-        )
-    assert judged or not any(x.shapes for x in given.values())
+    held = [held_to(name, case.arguments, case.expect, case.id) for case in CASES[name]]
+    assert any(held) or not any(x.shapes for x in stated(function_named(name), "Parameters"))
+
+
+@pytest.mark.parametrize("name", sorted(functions()))
+def test_shapes_are_those_of_drawn_cases(name):
+    """Directed and random calls have options together that no golden case has."""
+    for case, _, arguments in inputs.cases(name, fmt="float32", effort="smoke"):
+        with np.errstate(all="ignore"):
+            returned = vectors.results(name, function_named(name)(**arguments))
+        held_to(name, arguments, returned, case)
+
+
+def held_to(name, arguments, returned, case):
+    """Hold a call to what the docstring says; gives whether there was an array to be held."""
+    if arguments.get("axis", -1) not in (-1, (-1,)):
+        return False  # letters are for the default axis
+    given = {x.name: x for x in stated(function_named(name), "Parameters")}
+    found = {x.name: x for x in results_of(function_named(name))}
+    claims = [*claimed(arguments, given), *claimed(nested(returned), found)]
+    said = (f"{path} {np.shape(x)} is said to be {of.kind}" for path, x, of in claims)
+    assert agree(claims), f"{case}: {'; '.join(said)}"
+    return any(np.ndim(x) for _, x, _ in claims)
 
 
 def nested(expect):
