@@ -13,7 +13,7 @@ class Dropout(NamedTuple):
 
     Attributes
     ----------
-    keep : bool array that broadcasts to (..., N, M)
+    keep : bool array that broadcasts to (..., N, M) or (..., H, N, M)
         True where a weight is kept.
     rate : float in [0, 1)
         The probability with which weights were dropped; the kept ones are divided by 1 - rate.
@@ -82,7 +82,7 @@ def attention(
         Keys; leading axes broadcast with those of q.
     v : array (..., M, Dv)
         Values.
-    mask : bool array (..., N, M) or rule of `refattn.masks`, optional
+    mask : bool array that broadcasts to (..., N, M), or rule of `refattn.masks`, optional
         True where query i may attend to key j.
     bias : array that broadcasts to (..., N, M), optional
         Added to the scores after scale and softcap. -inf excludes the key.
@@ -159,7 +159,7 @@ def attention_weights(
 
     Returns
     -------
-    array (..., N, M)
+    out : array (..., N, M)
         Rows sum to 1, less what the sink takes; a query that may attend to nothing has zeros. After dropout, if given.
 
     Notes

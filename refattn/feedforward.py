@@ -48,7 +48,15 @@ class GatedFeedForwardParams(NamedTuple):
 
 
 class GateAndUp(NamedTuple):
-    """What `split_gate` returns: the part that passes through the activation, and the part that does not."""
+    """What `split_gate` returns.
+
+    Attributes
+    ----------
+    gate : array (..., F)
+        The part that passes through the activation.
+    up : array (..., F)
+        The part that does not.
+    """
 
     gate: Any
     up: Any
@@ -63,11 +71,11 @@ def relu(x):
 
     Parameters
     ----------
-    x : array, any shape
+    x : array (...)
 
     Returns
     -------
-    array, the shape of `x`
+    out : array (...)
         NaN stays NaN.
 
     Raises
@@ -93,7 +101,15 @@ def relu(x):
 def squared_relu(x):
     r"""Squared rectified linear unit: max(x, 0)².
 
-    Parameters, results and errors are those of `relu`.
+    Errors are those of `relu`.
+
+    Parameters
+    ----------
+    x : array (...)
+
+    Returns
+    -------
+    out : array (...)
 
     Notes
     -----
@@ -113,7 +129,15 @@ def squared_relu(x):
 def sigmoid(x):
     r"""Logistic sigmoid: 1 / (1 + exp(-x)).
 
-    Parameters, results and errors are those of `relu`.
+    Errors are those of `relu`.
+
+    Parameters
+    ----------
+    x : array (...)
+
+    Returns
+    -------
+    out : array (...)
 
     Notes
     -----
@@ -134,7 +158,15 @@ def sigmoid(x):
 def tanh(x):
     r"""Hyperbolic tangent.
 
-    Parameters, results and errors are those of `relu`.
+    Errors are those of `relu`.
+
+    Parameters
+    ----------
+    x : array (...)
+
+    Returns
+    -------
+    out : array (...)
 
     Notes
     -----
@@ -156,7 +188,15 @@ def softplus(x):
 
     .. math:: \max(x, 0) + \ln(1 + e^{-|x|})
 
-    Parameters, results and errors are those of `relu`.
+    Errors are those of `relu`.
+
+    Parameters
+    ----------
+    x : array (...)
+
+    Returns
+    -------
+    out : array (...)
 
     Notes
     -----
@@ -176,7 +216,15 @@ def softplus(x):
 def silu(x):
     r"""Sigmoid linear unit, also called Swish: x · sigmoid(x).
 
-    Parameters, results and errors are those of `relu`.
+    Errors are those of `relu`.
+
+    Parameters
+    ----------
+    x : array (...)
+
+    Returns
+    -------
+    out : array (...)
 
     Notes
     -----
@@ -202,14 +250,14 @@ def gelu(x, approximate=None):
 
     Parameters
     ----------
-    x : array, any shape
+    x : array (...)
     approximate : {None, "tanh"}, default None
         None is the exact function: torch's default, Hugging Face's "gelu". "tanh" is the default of jax.nn.gelu, and
         Hugging Face's "gelu_new", "gelu_fast" and "gelu_pytorch_tanh". They differ by up to 4.7e-4.
 
     Returns
     -------
-    array, the shape of `x`
+    out : array (...)
 
     Raises
     ------
@@ -241,7 +289,15 @@ def gelu(x, approximate=None):
 def quick_gelu(x):
     r"""The approximation of GELU by a sigmoid: x · sigmoid(1.702 x). It is off by up to 0.02.
 
-    Parameters, results and errors are those of `relu`.
+    Errors are those of `relu`.
+
+    Parameters
+    ----------
+    x : array (...)
+
+    Returns
+    -------
+    out : array (...)
 
     Notes
     -----
@@ -319,7 +375,7 @@ def feed_forward(x, params, *, activation=relu):
 
     Returns
     -------
-    array (..., E_out)
+    out : array (..., E_out)
 
     Raises
     ------
@@ -367,7 +423,7 @@ def gated_feed_forward(x, params, *, activation=silu):
 
     Returns
     -------
-    array (..., E_out)
+    out : array (..., E_out)
 
     Raises
     ------
@@ -401,7 +457,7 @@ def split_gate(packed, gate_order):
 
     Parameters
     ----------
-    packed : array (..., 2F)
+    packed : array (..., 2·F)
         Both, along the last axis.
     gate_order : {"first", "second", "interleaved"}
         Where the gate is: in the first half (`gate_up_proj` of Hugging Face's Mixtral), in the second (torch's
@@ -410,7 +466,7 @@ def split_gate(packed, gate_order):
     Returns
     -------
     GateAndUp
-        (gate, up), each (..., F): `GatedFeedForwardParams(*split_gate(w, "first"), w_out)`.
+        (gate, up): `GatedFeedForwardParams(*split_gate(w, "first"), w_out)`.
 
     Raises
     ------

@@ -21,8 +21,8 @@ class MultiHeadParams(NamedTuple):
     w_v : array (E_kv, G·Dv)
     w_o : array (H·Dv, E_out)
     b_q, b_k, b_v, b_o : array (H·D,), (G·D,), (G·Dv,), (E_out,), optional
-    q_norm, k_norm : array (D,), optional
-        Gains of RMSNorm on the queries and keys of every head (Qwen3, Gemma 3). Of shape (H·D,) and (G·D,) they
+    q_norm, k_norm : array (D,) or (H·D,), (D,) or (G·D,), optional
+        Gains of RMSNorm on the queries and keys of every head (Qwen3, Gemma 3). Of the other shape they
         normalise the whole width before it is split (OLMo 2), which is not the same.
     """
 
@@ -47,8 +47,8 @@ class PackedMultiHeadParams(NamedTuple):
         All queries' columns, then all keys', then all values'. torch's `in_proj_weight` is its transpose.
     w_o : array (H·Dv, E_out)
     b_qkv, b_o : array (H·D + G·D + G·Dv,), (E_out,), optional
-    q_norm, k_norm : array, optional
-        As in `MultiHeadParams`.
+    q_norm, k_norm
+        As for `MultiHeadParams`.
     """
 
     w_qkv: Any
@@ -142,7 +142,7 @@ def split_heads(x, heads):
 
     Returns
     -------
-    array (..., H, N, D)
+    out : array (..., H, N, D)
         May share memory with `x`.
 
     Raises
@@ -178,7 +178,7 @@ def merge_heads(x):
 
     Returns
     -------
-    array (..., N, H·D)
+    out : array (..., N, H·D)
 
     Raises
     ------
@@ -229,12 +229,14 @@ def grouped_query_attention(
         Keys; H is a multiple of G. G = H is multi-head attention, G = 1 multi-query attention.
     v : array (..., G, M, Dv)
         Values.
-    mask, bias, dropout : optional
-        As for `attention`, on (..., H, N, M): a head axis has H entries or 1, never G.
+    mask : bool array that broadcasts to (..., H, N, M), or rule of `refattn.masks`, optional
+        A head axis has H entries or 1, never G: of the bias, of dropout and of positions, too.
+    bias : array that broadcasts to (..., H, N, M), optional
+    dropout : Dropout or (keep, rate), optional
     sinks : array that broadcasts to (..., H), optional
         One learned logit for each query head.
-    q_positions, k_positions : int array (..., N), (..., M), optional
-        As for `attention`; a head axis has H entries or 1.
+    q_positions, k_positions : int array that broadcasts to (..., H, N), (..., H, M), optional
+        For a mask rule. Default: keys 0 to M - 1, queries the last N of M.
     scale, softcap, return_lse
         As for `attention`.
 
@@ -372,9 +374,11 @@ def multi_head_attention(
         H.
     kv_heads : int, optional
         G, of which H is a multiple; default H.
-    mask, bias, dropout : optional
-        As for `attention`, on (..., H, N, M). Arrays broadcast from the right, so that one for each sequence of a batch
+    mask : bool array that broadcasts to (..., H, N, M), or rule of `refattn.masks`, optional
+        Arrays broadcast from the right, so that one for each sequence of a batch
         has shape (B, 1, N, M), not (B, N, M).
+    bias : array that broadcasts to (..., H, N, M), optional
+    dropout : Dropout or (keep, rate), optional
     rope : callable, optional
         `rope(x, positions)` rotates x (..., H, N, D) at positions (..., 1, N): a `refattn.heads.Rope`, or
         `functools.partial(refattn.rope, layout="half")`, or one of your own. Values are not rotated.
@@ -390,7 +394,7 @@ def multi_head_attention(
 
     Returns
     -------
-    array (..., N, E_out)
+    out : array (..., N, E_out)
 
     Raises
     ------

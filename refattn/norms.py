@@ -31,11 +31,10 @@ def layer_norm(x, gamma, beta=None, *, eps=1e-5, axis=-1):
 
     Parameters
     ----------
-    x : array, any shape
-        With the default axis (..., E).
-    gamma, beta : array or None
-        Gain and offset; their shape is that of the normalised axes: (E,) for axis=-1, (N, E) for axis=(-2, -1),
-        (N,) for axis=-2. None is a gain of 1, an offset of 0.
+    x : array (..., E)
+        For another axis of any shape.
+    gamma, beta : array (E,) or None
+        Gain and offset; their shape is that of the normalised axes: (N, E) for axis=(-2, -1), (N,) for axis=-2. None is a gain of 1, an offset of 0.
     eps : float, default 1e-5
         Added to the variance inside the root; at least 0. BERT uses 1e-12. A row without spread gives beta; with eps=0
         it is 0/0, NaN.
@@ -44,7 +43,8 @@ def layer_norm(x, gamma, beta=None, *, eps=1e-5, axis=-1):
 
     Returns
     -------
-    array, the shape of `x`
+    out : array (..., E)
+        Of the shape of x.
 
     Raises
     ------
@@ -85,9 +85,9 @@ def rms_norm(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 
     Parameters
     ----------
-    x : array, any shape
-        With the default axis (..., E).
-    gamma : array or None
+    x : array (..., E)
+        For another axis of any shape.
+    gamma : array (E,) or None
         Gain; its shape is that of the normalised axes, as in `layer_norm`. None is a gain of 1.
     eps : float, default 1e-6
         Added to the mean square inside the root; at least 0. A row of zeros gives 0; with eps=0 it is 0/0, NaN.
@@ -98,7 +98,8 @@ def rms_norm(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 
     Returns
     -------
-    array, the shape of `x`
+    out : array (..., E)
+        Of the shape of x.
 
     Raises
     ------

@@ -14,17 +14,17 @@ def softmax(x, axis=-1, where=None):
 
     Parameters
     ----------
-    x : array, any shape
-        Logits. An entry of -inf is absent.
+    x : array (..., M)
+        Logits; for another axis of any shape. An entry of -inf is absent.
     axis : int, default -1
         The axis that is normalised.
-    where : bool array that broadcasts with `x`, optional
+    where : bool array that broadcasts to (..., M), optional
         True where an entry is present. Absent entries contribute nothing, whatever they hold.
 
     Returns
     -------
-    array, the shape of `x` broadcast with `where`
-        Weights that sum to 1 along `axis`; zeros where nothing is present.
+    out : array (..., M)
+        Of the shape of x broadcast with `where`: weights that sum to 1 along `axis`; zeros where nothing is present.
 
     Raises
     ------
@@ -56,17 +56,17 @@ def logsumexp(x, axis=-1, where=None):
 
     Parameters
     ----------
-    x : array, any shape
-        Logits. An entry of -inf is absent.
+    x : array (..., M)
+        Logits; for another axis of any shape. An entry of -inf is absent.
     axis : int, default -1
         The axis that is summed.
-    where : bool array that broadcasts with `x`, optional
+    where : bool array that broadcasts to (..., M), optional
         True where an entry is present.
 
     Returns
     -------
-    array, the shape of `x` broadcast with `where`, without `axis`
-        -inf where nothing is present.
+    out : array (...)
+        Of the shape of x broadcast with `where`, without `axis`; -inf where nothing is present.
 
     Raises
     ------

@@ -30,14 +30,14 @@ def decode(
     ----------
     q : array (B, H, T, D)
         One query for each token that comes, also for those that are taken back later.
-    k, v : array (B, G, T, D), (B, G, T, Dv)
-        Their keys, before rotation, and values.
+    k, v : array (B, G, T, D) or (B, G, M, D), (B, G, T, Dv) or (B, G, M, Dv)
+        Their keys, before rotation, and values; or a memory of M tokens, for the cache "cross".
     blocks : sequence of int, or of lists of int
         n > 0: the next n tokens come and their queries attend. n < 0: the last -n tokens are taken back (the drafts
         that a verifier rejected). A list of B indices reorders the batch, as beam search does: sequence b goes on from
         what sequence indices[b] was. The positive ones add up to T.
     cache : {"contiguous", "rolling", "sink", "paged", "quantized", "cross"}
-        Which cache keeps keys and values. cross: k and v are a memory (B, G, M, D), which every query sees whole.
+        Which cache keeps keys and values. cross: k and v are a memory, which every query sees whole.
     window : int
         Of a rolling cache (`RollingKVCache`), which keeps as much slack as the blocks take back.
     first, recent, positions : int, int, {"cache", "absolute"}
@@ -51,12 +51,12 @@ def decode(
         positions are those of the cache, which rotates them when they are read.
     layout : {"half", "interleaved"}, default "half"
         Of the rotation; goes with `rope_base`.
-    **options
-        scale, softcap, sinks: as for `attention`.
+    scale, softcap, sinks
+        As for `grouped_query_attention`.
 
     Returns
     -------
-    array (B, H, T, Dv)
+    out : array (B, H, T, Dv)
         What each token's query saw when the token came.
 
     Raises
@@ -158,7 +158,7 @@ def tree_positions(parents, prefix=0):
 
     Returns
     -------
-    list of int
+    out : list of int
 
     Notes
     -----

@@ -15,10 +15,10 @@ class Quantized(NamedTuple):
 
     Attributes
     ----------
-    codes : uint8 array, the shape of what was quantised
-        0 to 2^bits - 1.
-    scale, zero : array, along `axis` one number for each group
-        A code c stands for c · scale + zero.
+    codes : uint8 array (..., D)
+        0 to 2^bits - 1, of the shape of what was quantised.
+    scale, zero : array (..., D/group)
+        Along the axis one number for each group: a code c stands for c · scale + zero.
     """
 
     codes: Any
@@ -34,7 +34,8 @@ def quantize(x, *, bits, group, axis=-1):
 
     Parameters
     ----------
-    x : array, any shape
+    x : array (..., D)
+        For another axis of any shape.
     bits : {4, 8}
         Bits of a code.
     group : int
@@ -84,14 +85,16 @@ def dequantize(codes, scale, zero, *, axis=-1):
 
     Parameters
     ----------
-    codes, scale, zero
+    codes : uint8 array (..., D)
+    scale, zero : array (..., D/group)
         As `quantize` returns them.
     axis : int, default -1
         The axis along which entries were grouped.
 
     Returns
     -------
-    array, the shape of `codes`
+    out : array (..., D)
+        Of the shape of the codes.
 
     Notes
     -----

@@ -37,7 +37,7 @@ def cache_nbytes(
 
     Returns
     -------
-    int
+    out : int
 
     Raises
     ------

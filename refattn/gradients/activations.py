@@ -20,14 +20,14 @@ def relu_vjp(d_out, x):
 
     Parameters
     ----------
-    d_out : array, the shape of x
+    d_out : array (...)
         Cotangent of the result.
-    x : array, any shape
+    x : array (...)
 
     Returns
     -------
     InputGradient
-        (x,), of the shape of x. At x = 0 the derivative is 0, that from the left.
+        (x,), of the shape of its input. At x = 0 the derivative is 0, that from the left.
 
     Raises
     ------
@@ -52,7 +52,18 @@ def relu_vjp(d_out, x):
 def squared_relu_vjp(d_out, x):
     r"""The gradient of the squared rectified linear unit: 2 max(x, 0) times the cotangent.
 
-    Parameters, results and errors are those of `relu_vjp`.
+    Errors are those of `relu_vjp`.
+
+    Parameters
+    ----------
+    d_out : array (...)
+        Cotangent of the result.
+    x : array (...)
+
+    Returns
+    -------
+    InputGradient
+        (x,), of the shape of its input.
 
     Notes
     -----
@@ -72,7 +83,18 @@ def squared_relu_vjp(d_out, x):
 def sigmoid_vjp(d_out, x):
     r"""The gradient of the sigmoid: σ(x) σ(-x) times the cotangent.
 
-    Parameters, results and errors are those of `relu_vjp`.
+    Errors are those of `relu_vjp`.
+
+    Parameters
+    ----------
+    d_out : array (...)
+        Cotangent of the result.
+    x : array (...)
+
+    Returns
+    -------
+    InputGradient
+        (x,), of the shape of its input.
 
     Notes
     -----
@@ -93,7 +115,18 @@ def sigmoid_vjp(d_out, x):
 def tanh_vjp(d_out, x):
     r"""The gradient of the hyperbolic tangent: 1 - tanh² times the cotangent.
 
-    Parameters, results and errors are those of `relu_vjp`.
+    Errors are those of `relu_vjp`.
+
+    Parameters
+    ----------
+    d_out : array (...)
+        Cotangent of the result.
+    x : array (...)
+
+    Returns
+    -------
+    InputGradient
+        (x,), of the shape of its input.
 
     Notes
     -----
@@ -114,7 +147,18 @@ def tanh_vjp(d_out, x):
 def softplus_vjp(d_out, x):
     r"""The gradient of softplus: σ(x) times the cotangent.
 
-    Parameters, results and errors are those of `relu_vjp`.
+    Errors are those of `relu_vjp`.
+
+    Parameters
+    ----------
+    d_out : array (...)
+        Cotangent of the result.
+    x : array (...)
+
+    Returns
+    -------
+    InputGradient
+        (x,), of the shape of its input.
 
     Notes
     -----
@@ -134,7 +178,18 @@ def softplus_vjp(d_out, x):
 def silu_vjp(d_out, x):
     r"""The gradient of SiLU: σ(x) + x σ(x) σ(-x), times the cotangent.
 
-    Parameters, results and errors are those of `relu_vjp`.
+    Errors are those of `relu_vjp`.
+
+    Parameters
+    ----------
+    d_out : array (...)
+        Cotangent of the result.
+    x : array (...)
+
+    Returns
+    -------
+    InputGradient
+        (x,), of the shape of its input.
 
     Notes
     -----
@@ -160,7 +215,7 @@ def gelu_vjp(d_out, x, approximate=None):
 
     Parameters
     ----------
-    d_out : array, the shape of x
+    d_out : array (...)
         Cotangent of the result.
     x, approximate
         As for `gelu`: the derivative is that of the function that was used.
@@ -168,7 +223,7 @@ def gelu_vjp(d_out, x, approximate=None):
     Returns
     -------
     InputGradient
-        (x,), of the shape of x.
+        (x,), of the shape of its input.
 
     Raises
     ------
@@ -202,7 +257,18 @@ def gelu_vjp(d_out, x, approximate=None):
 def quick_gelu_vjp(d_out, x):
     r"""The gradient of the approximation of GELU by a sigmoid: σ(1.702 x) + 1.702 x σ(1.702 x) σ(-1.702 x).
 
-    Parameters, results and errors are those of `relu_vjp`.
+    Errors are those of `relu_vjp`.
+
+    Parameters
+    ----------
+    d_out : array (...)
+        Cotangent of the result.
+    x : array (...)
+
+    Returns
+    -------
+    InputGradient
+        (x,), of the shape of its input.
 
     Notes
     -----

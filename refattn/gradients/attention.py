@@ -18,8 +18,8 @@ class AttentionGradients(NamedTuple):
     q : array (..., N, D)
     k : array (..., M, D)
     v : array (..., M, Dv)
-    bias : array of the shape of bias, or None
-    sinks : array of the shape of sinks, or None
+    bias : array that broadcasts to (..., N, M), or None
+    sinks : array that broadcasts to (...), or None
     scale : array ()
         The derivative by the scale that was used, also where that is the default 1/√D.
     """
@@ -65,7 +65,7 @@ def attention_vjp(
     d_out : array (..., N, Dv)
         Cotangent of the output: the derivative of a loss by each of its elements.
     q, k, v, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions
-        As `attention` got them.
+        As for `attention`.
     d_lse : array (..., N), optional
         Cotangent of lse, which excludes the sink; without it lse is not part of the loss.
 

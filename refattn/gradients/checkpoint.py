@@ -33,7 +33,7 @@ class Checkpointed(NamedTuple):
 
     Attributes
     ----------
-    out : array
+    out : array (..., E_out)
         What the last block returns.
     kept : tuple of arrays
         The inputs of block 0, every, 2·every, ...
@@ -50,8 +50,8 @@ class CheckpointGradients(NamedTuple):
 
     Attributes
     ----------
-    x : array
-        The gradient by the input of the chain.
+    x : array (..., E)
+        The gradient by the input of the chain, of its shape.
     blocks : tuple
         What each block's vjp returned, its first field (the gradient by the block's input) replaced by None.
     """
@@ -65,7 +65,7 @@ def checkpoint(x, blocks, *, every=None):
 
     Parameters
     ----------
-    x : array
+    x : array (..., E)
         The input of the first block.
     blocks : sequence of Block, callable or str
         The steps, in order; a function or a name alone is a block without further arguments.
@@ -110,12 +110,12 @@ def checkpoint_vjp(d_out, x, blocks, *, every=None):
 
     Parameters
     ----------
-    d_out : array
-        Cotangent of what the last block returns.
-    x : array or Checkpointed
+    d_out : array (..., E_out)
+        Cotangent of what the last block returns, of its shape.
+    x : array (..., E) or Checkpointed
         What `checkpoint` returned; or the input of the first block, to run the chain forward first.
     blocks : sequence of Block, callable or str
-        As `checkpoint` got them.
+        As for `checkpoint`.
     every : int, optional
         As for `checkpoint`, where x is an array.
 

@@ -20,7 +20,14 @@ from refattn.gradients.sums import checked_cotangent
 
 
 class LinearGradients(NamedTuple):
-    """What `linear_vjp` returns; b is None where it was not given."""
+    """What `linear_vjp` returns; b is None where it was not given.
+
+    Attributes
+    ----------
+    x : array (..., E)
+    w : array (E, C)
+    b : array (C,) or None
+    """
 
     x: Any
     w: Any

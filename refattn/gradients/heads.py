@@ -37,9 +37,9 @@ class MultiHeadGradients(NamedTuple):
     x_kv : array (..., M, E_kv) or None
     params : MultiHeadParams or PackedMultiHeadParams
         As the parameters are: a gradient for each array.
-    bias, sinks : array or None
-    scale : array ()
-        As in `AttentionGradients`.
+    bias, sinks : array that broadcasts to (..., H, N, M), (..., H), or None
+    scale
+        As for `AttentionGradients`.
     """
 
     x_q: Any
@@ -77,14 +77,14 @@ def grouped_query_attention_vjp(
     d_out : array (..., H, N, Dv)
         Cotangent of the output.
     q, k, v, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions
-        As `grouped_query_attention` got them.
+        As for `grouped_query_attention`.
     d_lse : array (..., H, N), optional
         Cotangent of lse.
 
     Returns
     -------
     AttentionGradients
-        (q, k, v, bias, sinks, scale), each of the shape of its input: k (..., G, M, D), v (..., G, M, Dv).
+        (q, k, v, bias, sinks, scale), each of the shape of its input.
 
     Raises
     ------
@@ -125,7 +125,9 @@ def multi_query_attention_vjp(d_out, q, k, v, mask=None, **options):
     d_out : array (..., H, N, Dv)
         Cotangent of the output.
     q, k, v, mask, **options
-        As `multi_query_attention` got them, k and v without a head axis; and `d_lse` (..., H, N).
+        As for `multi_query_attention`.
+    d_lse : array (..., H, N), optional
+        Cotangent of lse.
 
     Returns
     -------
@@ -182,7 +184,7 @@ def multi_head_attention_vjp(
         Cotangent of the result.
     x_q, x_kv, params, heads, kv_heads, mask, rope, bias, scale, softcap, sinks, dropout, q_positions, k_positions, \
     qk_norm_eps
-        As `multi_head_attention` got them.
+        As for `multi_head_attention`.
     rope_vjp : callable, optional
         For a `rope` of your own: `rope_vjp(d_out, x, positions)` returns the gradient by x, alone or as the first field
         of a tuple. `Rope`, `refattn.rope` and a `functools.partial` of it need none.

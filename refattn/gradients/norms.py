@@ -8,7 +8,13 @@ from refattn.norms import checked_axes, checked_offset, fitted, mean_over
 
 
 class LayerNormGradients(NamedTuple):
-    """What `layer_norm_vjp` returns; gamma and beta are None where they were not given."""
+    """What `layer_norm_vjp` returns; gamma and beta are None where they were not given.
+
+    Attributes
+    ----------
+    x : array (..., E)
+    gamma, beta : array (E,) or None
+    """
 
     x: Any
     gamma: Any
@@ -16,7 +22,13 @@ class LayerNormGradients(NamedTuple):
 
 
 class RMSNormGradients(NamedTuple):
-    """What `rms_norm_vjp` returns; gamma is None where it was not given."""
+    """What `rms_norm_vjp` returns; gamma is None where it was not given.
+
+    Attributes
+    ----------
+    x : array (..., E)
+    gamma : array (E,) or None
+    """
 
     x: Any
     gamma: Any
@@ -35,8 +47,8 @@ def layer_norm_vjp(d_out, x, gamma, beta=None, *, eps=1e-5, axis=-1):
 
     Parameters
     ----------
-    d_out : array, the shape of x
-        Cotangent of the result.
+    d_out : array (..., E)
+        Cotangent of the result, of its shape.
     x, gamma, beta, eps, axis
         As for `layer_norm`.
 
@@ -90,8 +102,8 @@ def rms_norm_vjp(d_out, x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 
     Parameters
     ----------
-    d_out : array, the shape of x
-        Cotangent of the result.
+    d_out : array (..., E)
+        Cotangent of the result, of its shape.
     x, gamma, eps, axis, unit_offset
         As for `rms_norm`. With `unit_offset` the gain in g is 1 + gamma; the gradient by gamma is the same.
 

@@ -9,7 +9,13 @@ from refattn.positions.rotary import split_pairs
 
 
 class RotateGradients(NamedTuple):
-    """What `rotate_vjp` returns: a gradient for each array, of its shape."""
+    """What `rotate_vjp` returns: a gradient for each array.
+
+    Attributes
+    ----------
+    x : array (..., N, D)
+    cos, sin : array (..., N, R/2)
+    """
 
     x: Any
     cos: Any
@@ -33,7 +39,7 @@ def rope_vjp(d_out, x, positions, **options):
     Returns
     -------
     InputGradient
-        (x,), of the shape of x: summed over axes that positions added to it.
+        (x,), of the shape of its input: summed over axes that positions added to it.
 
     Raises
     ------

@@ -9,7 +9,12 @@ from refattn.softmax import merge, shares, softmax, state_of
 
 
 class MergeGradients(NamedTuple):
-    """What `merge_vjp` returns: a gradient for each argument of `merge`, of its shape."""
+    """What `merge_vjp` returns: a gradient for each argument of `merge`.
+
+    Attributes
+    ----------
+    out_a, lse_a, out_b, lse_b : array (..., N, Dv), (..., N), (..., N, Dv), (..., N)
+    """
 
     out_a: Any
     lse_a: Any
@@ -25,15 +30,15 @@ def softmax_vjp(d_out, x, axis=-1, where=None):
 
     Parameters
     ----------
-    d_out : array, the shape of the result of `softmax`
-        Its cotangent.
+    d_out : array (..., M)
+        Cotangent of the result, of its shape.
     x, axis, where
         As for `softmax`.
 
     Returns
     -------
     InputGradient
-        (x,), of the shape of x. An absent entry has gradient 0, and its cotangent counts for nothing.
+        (x,), of the shape of its input. An absent entry has gradient 0, and its cotangent counts for nothing.
 
     Raises
     ------
@@ -69,15 +74,15 @@ def logsumexp_vjp(d_out, x, axis=-1, where=None):
 
     Parameters
     ----------
-    d_out : array, the shape of the result of `logsumexp`
-        Its cotangent; where nothing is present it counts for nothing.
+    d_out : array (...)
+        Cotangent of the result, of its shape; where nothing is present it counts for nothing.
     x, axis, where
         As for `logsumexp`.
 
     Returns
     -------
     InputGradient
-        (x,), of the shape of x.
+        (x,), of the shape of its input.
 
     Raises
     ------
@@ -122,7 +127,8 @@ def merge_vjp(d_out, out_a, lse_a, out_b, lse_b, *, d_lse=None):
     Returns
     -------
     MergeGradients
-        (out_a, lse_a, out_b, lse_b). A part that is absent, with lse -infinity, has gradients 0.
+        (out_a, lse_a, out_b, lse_b), each of the shape of its input. A part that is absent, with lse -infinity, has
+        gradients 0.
 
     Raises
     ------

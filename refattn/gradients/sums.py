@@ -11,7 +11,7 @@ class InputGradient(NamedTuple):
 
     Attributes
     ----------
-    x : array
+    x : array (...)
         Of the shape of that array.
     """
 

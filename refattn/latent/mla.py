@@ -146,8 +146,8 @@ def multi_head_latent_attention(
     params : MultiHeadLatentParams
     heads : int
         H.
-    mask : bool array that broadcasts to (..., N, M), or rule, optional
-        For all heads: its leading axes are those of x, without one for heads. Default: every key, or the cache's own rule.
+    mask : bool array that broadcasts to (..., N, M + N), or rule, optional
+        M is the number of tokens in the cache, 0 without one. For all heads: its leading axes are those of x, without one for heads. Default: every key, or the cache's own rule.
     rope : callable (x, positions), default Rope()
         The rotation of the parts with positions; DeepSeek's pairs are interleaved.
     positions : int array (..., N), optional
@@ -164,7 +164,7 @@ def multi_head_latent_attention(
 
     Returns
     -------
-    array (..., N, E_out)
+    out : array (..., N, E_out)
 
     Raises
     ------

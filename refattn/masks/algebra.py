@@ -87,7 +87,7 @@ class Mask:
         ----------
         q_positions : list of int, or int array (..., N)
         k_positions : list of int, or int array (..., M)
-        like : array, optional
+        like : array of any shape, optional
             As for `dense`.
 
         Returns
@@ -139,13 +139,13 @@ class Mask:
             Default: the last N of M positions, M - N to M - 1.
         k_positions : list of int, or int array (..., M), optional
             Default: 0 to M - 1.
-        like : array, optional
+        like : array of any shape, optional
             An array whose library and device the result shares. Default: those of the positions, else of the rule's
             data, else NumPy.
 
         Returns
         -------
-        bool array (..., N, M)
+        out : bool array (..., N, M)
             True where the query may attend to the key. It can be written to.
 
         Raises

@@ -20,12 +20,12 @@ def alibi_slopes(heads, *, like=None):
     heads : int
         H. Where it is no power of two: the slopes of the power of two P below it, then every second one
         (first, third, ...) of those for 2P, H - P of them.
-    like : floating-point array, optional
+    like : floating-point array of any shape, optional
         An array whose library, device and dtype the result shares. Default: float64 NumPy.
 
     Returns
     -------
-    array (H,)
+    out : array (H,)
 
     Notes
     -----
@@ -58,13 +58,13 @@ def alibi_bias(slopes, n, m, *, q_positions=None, k_positions=None):
         One a query head: `alibi_slopes(heads)`, or a model's own.
     n, m : int
         Numbers of queries and keys.
-    q_positions, k_positions : int array (..., N), (..., M), optional
-        Leading axes broadcast with those of the slopes: (N,), or (B, 1, N) for each batch. Default: keys 0 to M - 1,
+    q_positions, k_positions : int array that broadcasts to (..., H, N), (..., H, M), optional
+        (N,), or (B, 1, N) for each batch. Default: keys 0 to M - 1,
         queries the last N of M.
 
     Returns
     -------
-    array (..., H, N, M)
+    out : array (..., H, N, M)
         Never positive, and not scaled by 1/√D.
 
     Raises
@@ -111,7 +111,7 @@ def relative_position_bucket(relative, *, bidirectional=True, buckets=32, max_di
 
     Returns
     -------
-    int64 array (...)
+    out : int64 array (...)
 
     Raises
     ------
@@ -163,14 +163,14 @@ def t5_bias(table, n, m, *, q_positions=None, k_positions=None, bidirectional=Tr
         Learned; one for all layers in T5, whose scores have scale 1.
     n, m : int
         Numbers of queries and keys.
-    q_positions, k_positions : int array (..., N), (..., M), optional
+    q_positions, k_positions : int array that broadcasts to (..., H, N), (..., H, M), optional
         (N,), or (B, 1, N) for each batch. Default: keys 0 to M - 1, queries the last N of M.
     bidirectional, max_distance
-        As for `relative_position_bucket`; False in a decoder.
+        As for `relative_position_bucket`; `bidirectional` is False in a decoder.
 
     Returns
     -------
-    array (..., H, N, M)
+    out : array (..., H, N, M)
 
     Raises
     ------

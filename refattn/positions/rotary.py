@@ -30,7 +30,7 @@ def rope(x, positions, *, base=10000.0, layout="interleaved", rotary_dim=None, s
 
     Returns
     -------
-    array (..., N, D)
+    out : array (..., N, D)
 
     Raises
     ------
@@ -87,7 +87,7 @@ def rotate(x, cos, sin, *, layout="interleaved", rotary_dim=None):
 
     Returns
     -------
-    array (..., N, D)
+    out : array (..., N, D)
 
     Raises
     ------

@@ -11,7 +11,16 @@ from refattn import arguments, backend
 
 
 class Linear(NamedTuple):
-    """Position interpolation: every frequency divided by `factor`. Clauses: ROPE-LINEAR. Source: Chen et al. 2023."""
+    """Position interpolation: every frequency divided by `factor`.
+
+    Attributes
+    ----------
+    factor : float
+
+    Notes
+    -----
+    Clauses: ROPE-LINEAR. Source: Chen et al. 2023.
+    """
 
     factor: float
 
@@ -19,6 +28,12 @@ class Linear(NamedTuple):
 class NTK(NamedTuple):
     """The base multiplied by factor^(R/(R-2)): the lowest frequency is divided by `factor`, the highest kept.
 
+    Attributes
+    ----------
+    factor : float
+
+    Notes
+    -----
     Clauses: ROPE-NTK. Source: bloc97 2023, as written in Peng et al. 2023 (YaRN), section 3.1.
     """
 
@@ -86,6 +101,14 @@ class Llama3(NamedTuple):
     """Wavelengths above original_length / low_frequency_factor stretched by `factor`, those below
     original_length / high_frequency_factor kept, a ramp between.
 
+    Attributes
+    ----------
+    factor, low_frequency_factor, high_frequency_factor : float
+    original_length : int
+        What the model was trained on.
+
+    Notes
+    -----
     Clauses: ROPE-LLAMA3. Source: the code of Llama 3.1 (8, 1, 4, 8192).
     """
 
@@ -100,7 +123,7 @@ class LongRoPE(NamedTuple):
 
     Attributes
     ----------
-    short_factors, long_factors : sequence of R/2 numbers
+    short_factors, long_factors : list of numbers, or array (R/2,)
     original_length : int
         What the model was trained on; longer sequences take `long_factors`.
     maximum_length : int

@@ -29,7 +29,7 @@ def sinusoidal(positions, dim, *, base=10000.0, layout="interleaved"):
 
     Returns
     -------
-    array (..., D)
+    out : array (..., D)
         float64; float32 for float32 positions.
 
     Raises
@@ -90,7 +90,7 @@ def learned_positions(table, positions, *, offset=0):
 
     Returns
     -------
-    array (..., E)
+    out : array (..., E)
 
     Raises
     ------

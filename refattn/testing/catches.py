@@ -17,7 +17,7 @@ def distance(case: GoldenCase, variant, precision: str) -> float:
     """
     try:
         with np.errstate(all="ignore"):
-            got = results(variant.call(**case.arguments))
+            got = results(case.function, variant.call(**case.arguments))
     except NotApplicable:
         return 0.0
     limits = _limits(case, precision)

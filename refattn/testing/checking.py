@@ -290,7 +290,7 @@ def _wide(x):
 def _lacking(case, first):
     """The results that the reference returns here and the implementation does not."""
     with np.errstate(all="ignore"):
-        wanted = results(function_named(case.function)(**case.arguments))
+        wanted = results(case.function, function_named(case.function)(**case.arguments))
     return tuple(name for name in wanted if first.get(name) is None)
 
 

@@ -192,11 +192,11 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
     precision : str or Profile
     """
     relation, chosen = RELATIONS[case.relation], profile(precision)
-    first = _numbers(call(**cast(case.arguments)))
+    first = _numbers(case.function, call(**cast(case.arguments)))
     comparisons = []
     for other in relation.others(case.arguments):
         returned = call(**cast(other.arguments))
-        a, b = _part(first, other.of_first), _part(_numbers(returned), other.of_second)
+        a, b = _part(first, other.of_first), _part(_numbers(case.function, returned), other.of_second)
         limit: np.ndarray | float = 0.0
         if not relation.bitwise:
             limits = _limit(case.function, chosen, case.arguments)[other.of_first]
@@ -222,9 +222,9 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
     return tuple(comparisons), None
 
 
-def _numbers(returned):
+def _numbers(function, returned):
     try:
-        return np.asarray(to_numpy(results(returned)["out"])).astype(np.float64)
+        return np.asarray(to_numpy(results(function, returned)["out"])).astype(np.float64)
     except Exception as error:  # a stranger's array may raise anything when it is read
         raise Failed("wrong kind of result", told(error)) from error
 

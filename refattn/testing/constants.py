@@ -194,7 +194,7 @@ def _residual(judged, rows, function, arguments, number) -> Callable[[float | No
     def residual(x: float | None) -> np.ndarray:
         try:
             with np.errstate(all="ignore"):
-                value = results(function(**number.put(arguments, x)))[judged.result]
+                value = results(function, function(**number.put(arguments, x)))[judged.result]
         except Exception:  # a number that the reference refuses is none that a kernel computes with
             return np.full(len(chosen), np.inf)
         return np.nan_to_num(

@@ -173,7 +173,7 @@ class _Kernel:
         given = mapped(self._cast, arguments)
         with np.errstate(all="ignore"):
             required = [given.pop(name) for name in required_arguments(function)]  # a stranger may name them otherwise
-            got = results(self.calls[function](*required, **given))
+            got = results(function, self.calls[function](*required, **given))
         if point.result not in got:
             raise adapters.Unsupported(f"it returns no {point.result}")
         return np.asarray(to_numpy(got[point.result]), dtype=np.float64)
@@ -265,7 +265,7 @@ def _expected(point: Point, answer: Answer, known, arguments):
             value = _other(point.function, answer, known, arguments)
     except (ValueError, TypeError, NotApplicable):
         return None
-    return np.asarray(results(value)[point.result], dtype=np.float64)
+    return np.asarray(results(point.function, value)[point.result], dtype=np.float64)
 
 
 def _ordered(named):
@@ -323,7 +323,7 @@ def _layout(adapter, call):
         turned = _turned(call, swap=layout == "bnhd")
         for more in ({}, {"scale": _SCALE}):
             try:
-                got = to_numpy(results(turned(**arguments, **more))["out"]).astype(np.float64)
+                got = to_numpy(results("attention", turned(**arguments, **more))["out"]).astype(np.float64)
             except Exception as refusal:  # whatever a stranger's kernel raises
                 error = error or refusal
                 continue

@@ -251,7 +251,7 @@ def compare(
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
         if preset is not None:
-            wanted = results(expected(preset, *args, **kwargs))
+            wanted = results(name, expected(preset, *args, **kwargs))
             bounds = {key: limits._replace(value=wanted[key]) for key, limits in bounds.items()}
     gradients = name.endswith(GRADIENTS)
     got = {key: None if x is None and gradients else _taken(key, x) for key, x in named.items()}

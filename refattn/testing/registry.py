@@ -68,7 +68,7 @@ class Variant:
         """What it gives for a call, by result; None where it does not apply, or stumbles over the arguments."""
         try:
             with np.errstate(all="ignore"):
-                found = results(self.call(*args, **kwargs))
+                found = results(self.function, self.call(*args, **kwargs))
                 return {name: np.asarray(x, dtype=np.float64) for name, x in found.items() if x is not None}
         except Exception:  # NotApplicable above all; what it stands for must be reported, whatever else it raises
             return None

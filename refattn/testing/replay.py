@@ -154,7 +154,7 @@ def _still(adapter, best, arguments):
     case = replace(best.case, arguments=arguments)
     try:
         with np.errstate(all="ignore"):
-            wanted = results(oracle(case.function, **arguments))
+            wanted = results(case.function, oracle(case.function, **arguments))
         found = run_case(adapter, case)
     except Exception:  # no case of the specification
         return None

@@ -41,11 +41,11 @@ def by_name(function: str, returned: Any, wanted: Callable[[], Any]) -> dict[str
     {'x': array([1., 1., 1.]), 'gamma': None}
     """
     if not function.endswith(SEVERAL):
-        return results(returned)
+        return results(function, returned)
     if isinstance(returned, tuple | list):
         returned = _as_dict(returned, wanted())
     if not isinstance(returned, dict):
-        return results(returned)
+        return results(function, returned)
     return {name: x for name, x in _flat(returned).items() if x is not None or function.endswith(GRADIENTS)}
 
 

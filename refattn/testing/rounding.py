@@ -83,13 +83,13 @@ def round_to(x, fmt):
 
     Parameters
     ----------
-    x : array of float64
+    x : float64 array (...)
     fmt : Format or str
         A format, or the name of one in `FORMATS`.
 
     Returns
     -------
-    float64 array
+    out : float64 array (...)
         Numbers that the format holds exactly; infinity or NaN where it overflows.
 
     Notes

@@ -45,7 +45,7 @@ def stages_of(adapter, case, arguments, precision) -> tuple[Stage, ...]:
         try:
             with np.errstate(all="ignore"):
                 got = adapter.call(function, case.dtype)(**{k: x for k, x in arguments.items() if k not in drop})
-            named = results(got) if function == "attention_stages" else {"out": got}
+            named = results(function, got) if function == "attention_stages" else {"out": got}
             found = compare(named, function, precision=precision, tier="hard", explain=False, **given)
         except Exception:  # what has no stages here, or no bound, says nothing; the case itself has been judged
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, reduce
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from refattn.masks.algebra import COMBINED
 from refattn.testing import schema
+from refattn.testing.docstrings import results_of
 from refattn.testing.names import function_named, params_named, rule_named
 from refattn.testing.subject import listed, spec_dir
 
@@ -174,21 +176,41 @@ def _mask(value):
     return ~of[0] if rule == "not" else reduce(COMBINED[rule], of)
 
 
-def results(returned) -> dict[str, Any]:
-    """What a function returned, by the names that vectors use: out, lse, or the fields of a NamedTuple or dict.
+def results(function: str | Callable, returned: Any) -> dict[str, Any]:
+    """What a function returned, by the names that vectors use: those of its docstring, or of a NamedTuple or dict.
 
     A field that is None is one that was not asked for; a field that is itself a tuple (gradients of parameters) is
     named through: 'params.w_in'.
+
+    Parameters
+    ----------
+    function : str or callable
+        The function of refattn that was called, or for which another stands.
+    returned : array, tuple, NamedTuple or dict
+        Of several results the first alone may be returned.
+
+    Raises
+    ------
+    ValueError
+        A tuple has another number of results than the function.
+
+    Examples
+    --------
+    >>> results("attention", (1.0, 0.0))
+    {'out': 1.0, 'lse': 0.0}
     """
     if hasattr(returned, "_asdict"):
         returned = returned._asdict()
     if isinstance(returned, dict):
         return _by_name(returned)
-    if isinstance(returned, tuple):
-        if len(returned) != 2:
-            raise ValueError(f"it returns a tuple of {len(returned)}; it must be one array, or the two of (out, lse)")
-        return dict(zip(("out", "lse"), returned, strict=True))
-    return {"out": returned}
+    function = function_named(function) if isinstance(function, str) else function
+    names = [x.name for x in results_of(function)] or ["out"]  # a function of the kit need not say
+    if not isinstance(returned, tuple):
+        return {names[0]: returned}
+    if len(names) == 1 or len(returned) != len(names):
+        all_of_them = f", or the {len(names)} of ({', '.join(names)})" if len(names) > 1 else ""
+        raise ValueError(f"it returns a tuple of {len(returned)}; it must be one array{all_of_them}")
+    return dict(zip(names, returned, strict=True))
 
 
 def _by_name(fields):

@@ -28,13 +28,13 @@ def tiled_attention_vjp(
 
     Parameters
     ----------
-    d_out : array (..., N, Dv)
+    d_out : array (..., H, N, Dv) or (N, Dv)
         Cotangent of the output.
     q, k, v, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions, q_tile, k_tile, progress
-        As `tiled_attention` got them.
-    d_lse : array (..., N), optional
+        As for `tiled_attention`.
+    d_lse : array (..., H, N) or (N,), optional
         Cotangent of lse.
-    out, lse : array (..., N, Dv), (..., N), optional
+    out, lse : array (..., H, N, Dv) or (N, Dv), (..., H, N) or (N,), optional
         What `tiled_attention` returned; without them they are computed again, a tile of queries at a time. So they are
         where lse is beyond ±256, since it has too few digits left for the sum of the weights.
 

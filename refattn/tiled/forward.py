@@ -25,24 +25,24 @@ def tiled_attention(
 
     Parameters
     ----------
-    q : array (..., N, D)
-        Queries; with heads (B, H, N, D).
-    k : array (..., M, D)
-        Keys. With heads (B, G, M, D), H a multiple of G: head h reads key/value head h // (H / G), and nothing is
-        repeated. Other leading axes broadcast with those of q.
-    v : array (..., M, Dv)
+    q : array (..., H, N, D) or (N, D)
+        Queries.
+    k : array (..., G, M, D) or (M, D)
+        Keys, H a multiple of G: head h reads key/value head h // (H / G), and nothing is repeated.
+        Other leading axes broadcast with those of q.
+    v : array (..., G, M, Dv) or (M, Dv)
         Values; as many heads as k.
-    mask : bool array (..., N, M) or rule of `refattn.masks`, optional
+    mask : bool array that broadcasts to (..., H, N, M), or rule of `refattn.masks`, optional
         True where query i may attend to key j. A rule is asked tile by tile, and not at all where its window, its
         causality or its blocks say enough.
-    bias : array that broadcasts to (..., N, M), or function, optional
+    bias : array that broadcasts to (..., H, N, M), or function, optional
         Added to the scores after scale and softcap. A function takes int64 positions (..., n, 1) of queries and
         (..., 1, m) of keys and returns what a tile's bias broadcasts from.
-    scale, softcap, sinks : optional
-        As for `attention`.
+    scale, softcap, sinks
+        As for `grouped_query_attention`.
     dropout : Dropout or (keep, rate), optional
         keep is an array, a function of positions as for the bias, or a rule of `refattn.masks`.
-    q_positions, k_positions : int array (..., N), (..., M), optional
+    q_positions, k_positions : int array that broadcasts to (..., H, N), (..., H, M), optional
         For rules and functions. Default: keys 0 to M - 1, queries the last N of M.
     return_lse : bool, default False
     q_tile, k_tile : int, optional
@@ -52,8 +52,8 @@ def tiled_attention(
 
     Returns
     -------
-    out : array (..., N, Dv)
-    lse : array (..., N)
+    out : array (..., H, N, Dv) or (N, Dv)
+    lse : array (..., H, N) or (N,)
         If `return_lse`; as for `attention`.
 
     Raises

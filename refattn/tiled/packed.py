@@ -21,11 +21,11 @@ def packed_attention(
 
     Parameters
     ----------
-    q : array (..., T, D)
-        The queries of all sequences; with heads (H, T, D). FlashAttention's layout (T, H, D) has the axes moved.
-    k : array (..., S, D)
+    q : array (..., H, T, D) or (T, D)
+        The queries of all sequences. FlashAttention's layout (T, H, D) has the axes moved.
+    k : array (..., G, S, D) or (S, D)
         Their keys; as for `tiled_attention` there may be fewer heads.
-    v : array (..., S, Dv)
+    v : array (..., G, S, Dv) or (S, Dv)
     q_offsets : list of int, or int array (sequences + 1,)
         a: sequence b has the queries from q_offsets[b] up to q_offsets[b + 1]. Begins with 0; ends at T or before.
     k_offsets : list of int, or int array (sequences + 1,), optional
@@ -39,9 +39,9 @@ def packed_attention(
 
     Returns
     -------
-    out : array (..., T, Dv)
+    out : array (..., H, T, Dv) or (T, Dv)
         Zero for queries beyond the last offset, and for those of a sequence without keys.
-    lse : array (..., T)
+    lse : array (..., H, T) or (T,)
         If `return_lse`; -inf for such queries.
 
     Raises

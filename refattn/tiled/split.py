@@ -29,14 +29,14 @@ def split_attention(
         0 to M. Parts may be empty.
     tree : {"balanced", "sequential"} or nested pairs, default "balanced"
         The order of merges: `((0, 1), 2)` merges parts 0 and 1, then the result and part 2.
-    sinks : optional
+    sinks
         As for `tiled_attention`: a sink enters once, after the last merge.
     return_lse : bool, default False
 
     Returns
     -------
-    out : array (..., N, Dv)
-    lse : array (..., N)
+    out : array (..., H, N, Dv) or (N, Dv)
+    lse : array (..., H, N) or (N,)
         If `return_lse`.
 
     Raises

@@ -62,7 +62,7 @@ class Problem:
     def wrong(self, variant, error):
         """A variant's output with a correct kernel's rounding error, and whether these inputs show it."""
         with np.errstate(all="ignore"):
-            value = np.asarray(results(variant.call(**self.arguments))["out"], dtype=np.float64)
+            value = np.asarray(results(self.function, variant.call(**self.arguments))["out"], dtype=np.float64)
         if value.shape != self.exact.shape:
             return None, True  # no test passes that
         return round_to(value + error, self.fmt), self._shown(value)

@@ -60,7 +60,7 @@ def accused(function, precision, found, form=None):
     call = kernel(fmt, form)[function]
     for name, arguments, limits in found:
         with np.errstate(all="ignore"):
-            share = off(results(call(**cast_all(arguments, fmt))), limits)
+            share = off(results(function, call(**cast_all(arguments, fmt))), limits)
         if not share <= 1:
             yield f"{name}: {share:.3g}"
 

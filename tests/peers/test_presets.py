@@ -91,9 +91,11 @@ def test_what_the_preset_computes_is_what_the_implementation_computes(name):
             "mlx",
         ):  # a flag beside an array is refused
             given["mask"] = arguments["mask"].dense(5, 5)[None, None]
-        got = results(kernel(given.pop("q"), given.pop("k"), given.pop("v"), **given))
+        got = results("grouped_query_attention", kernel(given.pop("q"), given.pop("k"), given.pop("v"), **given))
         out = np.swapaxes(got["out"], 1, 2) if preset.layout == "bnhd" else got["out"]
-        assert distance(np.asarray(out, dtype=np.float64), results(want)["out"]) < 1e-5, point.name
+        assert distance(np.asarray(out, dtype=np.float64), results("grouped_query_attention", want)["out"]) < 1e-5, (
+            point.name
+        )
         compared += 1
     assert compared > 15
 

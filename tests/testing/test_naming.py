@@ -59,7 +59,7 @@ def outputs(function, given, precision, wanted):
             continue
         try:
             with np.errstate(all="ignore"):
-                values = results(v.call(**given))
+                values = results(function, v.call(**given))
         except NotApplicable:
             continue
         away = {name: _away(values[name], b) for name, b in limits.items() if name in values}
@@ -94,7 +94,7 @@ def named(v, given, values, limits, precision):
         return "behind", fitting[0].name
     b = limits[wrong[0].result]
     with np.errstate(all="ignore"):
-        lead = np.asarray(results(leader.call(**given))[wrong[0].result], dtype=float)
+        lead = np.asarray(results(leader.function, leader.call(**given))[wrong[0].result], dtype=float)
     own = np.asarray(values[wrong[0].result], dtype=float)
     if own.shape != np.shape(b.value):  # one of several that return another shape
         return (
@@ -165,7 +165,7 @@ def test_rows_without_a_bound_do_not_excuse_the_others():
     assert np.isfinite(limits[1]).all()
     found = {v.name: v for v in variants("attention_vjp")}
     for name in ("gradient/lse_ignored", "gradient/q_unscaled", "gradient/bias_ignored"):
-        values = {n: stored(x, n, "float32") for n, x in results(found[name].call(**given)).items()}
+        values = {n: stored(x, n, "float32") for n, x in results("attention_vjp", found[name].call(**given)).items()}
         wrong = [c for c in compare(values, "attention_vjp", **given) if not c.ok]
         assert [e.name for e in wrong[0].explanations if e.fit <= FITS] == [name]
 

@@ -37,7 +37,7 @@ def _values(point):
             known = {v.name: v.call for v in variants(point.function)}
             call = known[answer.variants[0]] if answer.variants else function_named(point.function)
             value = call(**given)
-        yield answer.name, point.part(np.asarray(results(value)[point.result], dtype=np.float64))
+        yield answer.name, point.part(np.asarray(results(point.function, value)[point.result], dtype=np.float64))
 
 
 @pytest.mark.parametrize("point", [p for f in functions() for p in points(f)], ids=lambda p: f"{p.function}-{p.name}")
@@ -56,9 +56,11 @@ def test_the_first_answer_is_the_reference_and_the_question_exercises_the_point(
         with pytest.raises((ValueError, TypeError)):
             refattn.grouped_query_attention(**arguments)
     elif point.own.shows:
-        assert point.own.shows(point.part(np.asarray(results(refattn.attention(**arguments))[point.result])))
+        assert point.own.shows(
+            point.part(np.asarray(results("attention", refattn.attention(**arguments))[point.result]))
+        )
     else:
-        got = np.asarray(results(refattn.grouped_query_attention(**arguments))[point.result])
+        got = np.asarray(results("grouped_query_attention", refattn.grouped_query_attention(**arguments))[point.result])
         assert distance(point.part(got), dict(_values(point))[point.own.name]) < 1e-12
 
 

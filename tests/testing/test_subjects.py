@@ -54,7 +54,7 @@ def away(got, limits):
 
 def called(function, arguments):
     with np.errstate(all="ignore"):
-        return results(subject(function).function(**arguments))
+        return results(function, subject(function).function(**arguments))
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
@@ -175,6 +175,6 @@ def test_every_library_gives_the_same(function, library):
             continue
         plain = called(function, arguments)
         with np.errstate(all="ignore"):
-            other = results(library.call(subject(function).function, **arguments))
+            other = results(function, library.call(subject(function).function, **arguments))
         for key in plain:
             np.testing.assert_allclose(other[key], plain[key], rtol=1e-9, atol=1e-12, err_msg=f"{name} {key}")

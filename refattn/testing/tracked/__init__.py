@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -61,19 +60,8 @@ def automatic_bound(function: str | Callable, profile: Profile, /, *args, **kwar
     with np.errstate(all="ignore"):
         call = function_named(function) if isinstance(function, str) else function
         returned = call(*mapped(tracked, args), **mapped(tracked, kwargs))
-        found = _flat(results(returned))
+        found = results(function, returned)
         return {name: _bound(profile, x, _format(profile, name, found)) for name, x in found.items()}
-
-
-def _flat(found):
-    """Parameter sets among the results (gradients of them) field by field: 'params.w_in'."""
-    flat: dict[str, Any] = {}
-    for name, x in found.items():
-        if hasattr(x, "_asdict"):
-            flat |= {f"{name}.{key}": value for key, value in _flat(results(x)).items()}
-        else:
-            flat[name] = x
-    return flat
 
 
 def _format(profile, name, found):

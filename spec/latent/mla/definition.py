@@ -57,12 +57,12 @@ def latents(x, p, positions, rope, eps, rotate):
 
 def latents_of(x, params, positions, rope, eps=1e-6):
     c, key = latents(x, params["fields"], positions, rope["fields"], eps, rope_over_tokens)
-    return {"out": c, "lse": key}
+    return {"latents": c, "rope_keys": key}
 
 
 def latents_of_by_complex_numbers(x, params, positions, rope, eps=1e-6):
     c, key = latents(x, params["fields"], positions, rope["fields"], eps, rope_by_complex_numbers)
-    return {"out": c, "lse": key}
+    return {"latents": c, "rope_keys": key}
 
 
 def _function(one_head, rotate):
