@@ -36,13 +36,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.entered import Chosen, Recorder
+from tests.entered import Chosen, Recorder, entering, function_at, quickest
 
 ROOT = Path(__file__).parents[1]
 MODULES = tuple(name.partition("/")[0] for name in (ROOT / "spec" / "mechanisms.txt").read_text().split())
 TESTS = {
     "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"],
-    "tiled": ["tests/test_tiled.py", "tests/test_tiled_backward.py", "tests/test_packed.py"],
+    "tiled": [
+        "tests/test_tiled.py",
+        "tests/test_tiled_backward.py",
+        "tests/test_tiled_extremes.py",
+        "tests/test_packed.py",
+    ],
     "gradients": ["tests/test_gradients.py", "tests/test_gradients_of_pieces.py"],
     "latent": ["tests/latent"],
     "testing": ["tests/testing"],
@@ -283,9 +288,8 @@ def _attempt(task):
 
 
 def _warm():
-    """Import what every child needs once, before forking; refattn itself must stay out."""
+    """Import what every child needs once, before forking; refattn must stay out, and Hypothesis, which imports it."""
     import array_api_strict
-    import hypothesis
     import jsonschema
     import ml_dtypes
     import mpmath
@@ -293,7 +297,8 @@ def _warm():
     import pytest
     import scipy.special
 
-    return [array_api_strict, hypothesis, jsonschema, ml_dtypes, mpmath, numpy, pytest, scipy.special]
+    assert "refattn" not in sys.modules, "children would test it, and no mutant"
+    return [array_api_strict, jsonschema, ml_dtypes, mpmath, numpy, pytest, scipy.special]
 
 
 def main():
@@ -307,6 +312,9 @@ def main():
     )
     parser.add_argument("--sample", type=int, metavar="N", help="so many mutants only: nothing is written")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of a sample: what the tests of a mutant may take (60)"
+    )
     parser.add_argument("--entered", metavar="FILE", type=Path, help="of a sample: read, or written if it is not there")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -370,20 +378,22 @@ def _sample(options):
     chosen = random.Random(options.seed).sample(everything, min(options.sample, len(everything)))
     tests = _entered(options, sorted({path for module in options.modules for path in which_tests(module)}))
     with tempfile.TemporaryDirectory() as folder:
-        tasks = []
+        tasks, passed = [], []
         for file, line, what, place in chosen:
-            seconds = _entering(tests, file, _function_at(sources[file], line))
+            able = entering(tests, file, function_at(sources[file], line))
+            seconds = quickest(able, options.seconds)
             runs = [sorted({test.partition("::")[0] for test in seconds})] if seconds else []
             limit = LIMIT + 3 * sum(seconds.values())
             mutant = mutated(sources[file], *place)
             tasks.append((folder, modules[file], runs, seconds, limit, file, line, what, mutant))
+            passed.append(f"{len(seconds)} of {len(able)} tests that enter it pass")
         survive = 0
         with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-            for task, (_, file, line, what, killed) in zip(tasks, pool.map(_attempt, tasks), strict=True):
+            for tests_passed, (_, file, line, what, killed) in zip(passed, pool.map(_attempt, tasks), strict=True):
                 source = sources[file].splitlines()[line - 1].strip()
                 if not killed and (source, what) not in EQUIVALENT:
                     survive += 1
-                    print(f"{file}:{line}: {what}: `{source}` ({len(task[3])} tests enter it)", flush=True)
+                    print(f"{file}:{line}: {what}: `{source}` ({tests_passed})", flush=True)
     print(f"{survive} of {len(tasks)} mutants survive that are not known to be equivalent")
     return 1 if survive else 0
 
@@ -419,25 +429,6 @@ def _measure(paths, kept):
             }
             kept.write_text(json.dumps(tests))
     sys.exit(failed)
-
-
-def _function_at(source, line):
-    """The first line of the function that a line belongs to, its decorators included; None outside of all functions."""
-    around = [
-        min([node.lineno, *(d.lineno for d in node.decorator_list)])
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line <= node.end_lineno
-    ]
-    return max(around, default=None)
-
-
-def _entering(tests, file, function):
-    """The tests that enter a function of a file, with the seconds that they take; without a function, any of the file."""
-    return {
-        test: seconds
-        for test, (seconds, entered) in tests.items()
-        if any(path == file and function in (None, line) for path, line in entered)
-    }
 
 
 def _report(known):
