@@ -563,6 +563,39 @@ def test_bytes_by_formula_are_bytes_held(dtype, n):
             assert coded == cache_nbytes(n, bits=bits, group=2, residual=4, **sizes)
 
 
+@pytest.mark.clause("CACHE-BYTES")
+def test_sinks_are_counted_only_where_they_are_kept():
+    assert cache_nbytes(9, head_dim=D, recent=4) == cache_nbytes(9, head_dim=D, recent=4, first=0) == 4 * 2 * D * 2
+
+
+@pytest.mark.clause("CACHE-BYTES")
+@pytest.mark.parametrize(
+    ("wrong", "least"),
+    [
+        ({"tokens": -1}, 0),
+        ({"layers": 0}, 1),
+        ({"kv_heads": 0}, 1),
+        ({"itemsize": 0}, 1),
+        ({"head_dim": -1}, 0),
+        ({"value_dim": -1}, 0),
+        ({"window": 0}, 1),
+        ({"recent": 0}, 1),
+        ({"first": -1, "recent": 4}, 0),
+        ({"page_size": 0}, 1),
+        ({"group": 0, "bits": 4}, 1),
+        ({"residual": -1, "group": 1, "bits": 4}, 0),
+        ({"latent_dim": 0, "head_dim": None}, 1),
+        ({"rope_dim": -1, "latent_dim": 4, "head_dim": None}, 0),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+)
+def test_sizes_that_no_cache_has_are_refused(wrong, least):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be at least {least}"):
+        cache_nbytes(**{"tokens": 8, "head_dim": 4, **wrong})
+    cache_nbytes(**{"tokens": 8, "head_dim": 4, **wrong, name: least})
+
+
 def test_bytes_of_formats():
     assert nbytes_of(np.zeros(6, dtype=np.uint8)) == 6
     assert nbytes_of(np.zeros(6, dtype=np.float16)) == 12
@@ -626,8 +659,9 @@ def test_a_tree_of_drafts_is_each_of_its_paths_decoded_by_itself():
         a, b = (c.append(k[..., :1, :], v[..., :1, :]) for c in (accepted, alone))
         for x, y in zip(a, b, strict=True):
             close(x, y)
-    with pytest.raises(CacheError, match="must increase and be below the 13 tokens"):
-        cache.keep([0, 13])
+    for wrong in ([13], [0, 13], [0, 1, 13], [0, 0], [1, 0]):
+        with pytest.raises(CacheError, match="must increase and be below the 13 tokens"):
+            cache.keep(wrong)
     with pytest.raises(ValueError, match="a parent is a smaller index"):
         tree_positions([0])
 

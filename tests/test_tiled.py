@@ -236,6 +236,14 @@ def test_heads_share_keys_and_values(library, seed, kv_heads, q_tile, k_tile):
     close(library.call(split_attention, q, k, v, masks.causal(), splits=3, **options), want)
 
 
+@pytest.mark.clause("TILED-GROUP")
+def test_heads_that_share_keys_may_have_positions_of_their_own(library):
+    q, k, v = floats_for(0, (6, N, 4)), floats_for(1, (2, M, 4)), floats_for(2, (2, M, 3))
+    options = {"q_positions": np.arange(6 * N).reshape(6, N) % M, "return_lse": True}
+    want = library.call(grouped_query_attention, q, k, v, masks.causal(), **options)
+    close(library.call(tiled_attention, q, k, v, masks.causal(), **options), want)
+
+
 @pytest.mark.clause("TILED-FUNCTION")
 @settings(max_examples=15)  # many small tiles are slow on the strict library
 @given(seed=rng, q_tile=tiles, k_tile=tiles)
@@ -575,6 +583,8 @@ GOOD = dict(zip("qkv", qkv(16), strict=True))
         ({"mask": masks.padding(np.zeros((4, 1), dtype=int))}, ValueError, r"mask \(4, 1\)"),
         ({"bias": np.zeros((N, 5))}, ValueError, "M differs"),
         ({"bias": lambda i, j: 1.0}, ValueError, "the function given for bias returns 1.0"),
+        ({"bias": lambda i, j: i > j}, TypeError, "bias returns bool; it must return floating-point numbers"),
+        ({"dropout": (lambda i, j: i - j, 0.5)}, TypeError, "dropout returns int64; it must return truth values"),
         ({"bias": lambda i, j: np.zeros((4, 1, 1, 1))}, ValueError, r"leading axes do not broadcast: bias \(4, 1\)"),
         ({"dropout": (np.ones((N, 5), dtype=bool), 0.5)}, ValueError, "weights and dropout"),
         ({"dropout": (np.ones((N, M)), 0.5)}, TypeError, "keep has dtype float64"),
