@@ -69,6 +69,7 @@ _DIVIDES_ZERO = "the denominator of a row in which every numerator is 0: any num
 _FLATTENS = "NumPy takes any negative length for 'what is left'"
 _EQUAL = "both lists have one entry for each frequency"
 _TIMES_ZERO = "multiplied by a weight of 0: any finite number will do"
+_IS_FLOAT64 = "`bound` hands over float64"
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "out_a = xp.where((lse_a == -math.inf)[..., None], 0.0, out_a)  # absent, not multiplied by zero [MERGE-IDENTITY]",
@@ -147,6 +148,47 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("return xp.arange(start, stop, dtype=xp.int64, **_beside(xp, like))", "dtype= dropped"): (
         "the default integer is int64 where this ran"
     ),
+    ("@dataclass(frozen=True)", "True -> False"): "nothing writes to it; this keeps it so",
+    (
+        "return scores < largest and d_inputs * max(1.0, abs(problem.scale)) < largest",
+        "Lt -> LtE",
+    ): "the largest number itself is no overflow, and both ways give the same there",
+    (
+        "pool = PagePool(batch * (-(-tokens // page_size) + 1), page_size, heads, d, v.shape[-1], like=k)",
+        "FloorDiv -> Mult",
+    ): "more pages than are needed",
+    # of the testing kit, where samples met them
+    (
+        "for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):",
+        "FloorDiv -> Mult",
+    ): "a budget: how long is searched",
+    (
+        "_MANY = 2**21  # pairs of queries and keys beyond which only usual sizes are tried",
+        "21 -> 22",
+    ): "a budget: how long is searched",
+    (
+        "spread = sum(w[..., None] * r * np.abs(o - out) for w, r, o in zip(p, relative, parts, strict=True))",
+        "True -> False",
+    ): "all three have one entry for each part",
+    (
+        "drop = np.where(np.isneginf(x), 0.0, np.abs(x - np.where(np.isneginf(peak), 0.0, peak)))",
+        "0.0 -> 1.0",
+    ): _TIMES_ZERO,
+    (
+        "logarithm = np.log(np.maximum(count, 1)) + _held_back(profile)",
+        "1 -> 2",
+    ): "a count of roundings is 8 at least",
+    ('order = np.argsort(key, axis=-1, kind="stable")', "axis= dropped"): "NumPy's default is this axis",
+    ("key = np.take_along_axis(key, order, axis=-1)", "axis= dropped"): "NumPy's default is this axis",
+    (
+        "hard = np.reshape(np.sum(np.reshape(hard, (-1, *b.value.shape)), axis=0), b.value.shape)",
+        "1 -> 2",
+    ): _FLATTENS,
+    ("sinks = np.asarray(sinks, dtype=np.float64)[..., None, None]", "dtype= dropped"): _IS_FLOAT64,
+    (
+        "return np.reshape(np.asarray(weight, dtype=np.float64), [x.shape[n] if n in inside else 1 for n in range(x.ndim)])",
+        "dtype= dropped",
+    ): _IS_FLOAT64,
 }
 
 

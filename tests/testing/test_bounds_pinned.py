@@ -16,7 +16,7 @@ from refattn.testing.subject import load, subjects
 PINNED = Path(__file__).with_name("bounds_pinned.json")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float8", "float16/eager")
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "sigmoid", "silu", "softplus", "squared_relu", "tanh")
-N, M, D, DV, E, F = 3, 70, 6, 2, 4, 5  # more keys than a tile of 64
+N, M, D, DV, E, F = 4, 70, 6, 2, 4, 5  # more keys than a tile of 64
 
 
 def _calls():
@@ -33,8 +33,21 @@ def _calls():
     options = [{}, {"bias": bias}, {"softcap": 2.0}, {"sinks": normal(2)}, {"scale": 3.0}, {"mask": masks.causal()}]
     dropped = [{"dropout": (draws, 0.25)}, {"dropout": (draws, 0.25), "bias": bias, "sinks": normal(2)}]
     yield from (("attention", {**qkv, **o, "return_lse": True}) for o in (*options, *dropped))
+    signs = np.where(np.arange(D) % 2, 1.0, -1.0)  # scores of 0 with large errors
+    opposed = {"q": np.full_like(q, 1e5), "k": signs * np.ones_like(k), "v": v, "softcap": 0.5}
     one, none = {name: x[0, 0] for name, x in qkv.items()}, {"q": q, "k": k[..., :0, :], "v": v[..., :0, :]}
-    for x in (small, sharp, {**sharp, "q": 1e5 * q}, {**sharp, "softcap": 0.5}, flat, hidden, strange, one, none):
+    for x in (
+        small,
+        sharp,
+        {**sharp, "q": 1e5 * q},
+        {**sharp, "softcap": 0.5},
+        flat,
+        hidden,
+        strange,
+        opposed,
+        one,
+        none,
+    ):
         yield "attention", {**x, "return_lse": True}
         yield "attention", {**x, "mask": masks.causal(), "return_lse": True}
     yield from (("attention_weights", {"q": q, "k": k, **o}) for o in (*options, *dropped))
@@ -47,7 +60,8 @@ def _calls():
     yield from (("grouped_query_attention_vjp", {**d_out, **shared, **o}) for o in options)
     yield from (("tiled_attention_vjp", {**d_out, **qkv, **o}) for o in options)
 
-    yield "packed_attention", {**one, "q_offsets": [0, 2, N], "k_offsets": [0, 30, 60], "return_lse": True}
+    three = {name: x[0] for name, x in qkv.items()}
+    yield "packed_attention", {**three, "q_offsets": [0, 2, N], "k_offsets": [0, 30, 60], "return_lse": True}
 
     x, seen = normal(3, 7) * np.array([1, 8, 60])[:, None], draw.random((3, 7)) > 0.3
     x[0, 2] = -np.inf
@@ -78,10 +92,10 @@ def _calls():
         yield "rms_norm", {"x": x, "gamma": gain, "unit_offset": True}
     yield "layer_norm", {"x": rows, "gamma": normal(N), "axis": -2}
 
-    turned = {"x": normal(2, N, 6), "positions": np.array([0, 3, 5000])}
+    turned = {"x": normal(2, N, 6), "positions": np.array([0, 3, 40, 5000])}
     yield from (("rope", {**turned, "layout": layout}) for layout in ("interleaved", "half"))
     yield "rope", {**turned, "rotary_dim": 4}
-    yield "rope", {**turned, "positions": np.array([0, 1_000_000, 30_000_000])}
+    yield "rope", {**turned, "positions": np.array([0, 7, 1_000_000, 30_000_000])}
     yield "alibi_slopes", {"heads": 12}
     angles = normal(N, 3)
     for layout in ("interleaved", "half"):
