@@ -178,7 +178,7 @@ for _function, _option, _pattern in (
     ("multi_query_attention", "sinks", "[bs]*"),
     ("multi_query_attention_vjp", "mask", "*"),
     ("grouped_query_attention_vjp", "q_positions", "option_positions"),
-    ("split_attention", "softcap", "option_*"),
+    ("split_attention", "softcap", "[eo]*"),
     ("packed_attention", "scale", "option_scale"),
     ("packed_attention", "bias", "option_bias"),
     ("tiled_attention_vjp", "scale", "*"),

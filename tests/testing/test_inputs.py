@@ -13,7 +13,7 @@ from refattn.testing.checking import all_cases, run_case
 from refattn.testing.nested import leaves, records
 from tests.testing.mutants_inputs import ONE_INPUT
 
-SAME_KIND = ("attention.padding.0001", "attention.dropout.0002", "positions.yarn.0005")  # golden cases of these kinds
+SAME_KIND = ("attention.padding.0001*", "attention.dropout.0002*", "positions.yarn.0005*")  # golden cases of these kinds
 FUNCTIONS = sorted({case.function for name in vectors.mechanisms() for case in vectors.load(name)})
 
 
@@ -49,8 +49,9 @@ def test_a_kernel_wrong_for_one_kind_of_input_is_found(key, cases):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ONE_INPUT, ids=":".join)
 def test_nothing_else_finds_it(key, cases):
+    """Nothing but random calls, which meet one kind of input or another as the seed has it."""
     call, pattern = ONE_INPUT[key]
-    others = [c for c in cases(key[0]) if not fnmatch(c.id, pattern) and not c.id.startswith(SAME_KIND)]
+    others = [c for c in cases(key[0]) if not any(fnmatch(c.id, p) for p in (pattern, "*.random_*", *SAME_KIND))]
     assert broken(key[0], call, others) == []
 
 
