@@ -11,13 +11,13 @@ import importlib
 import json
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import frexp, prod
 from pathlib import Path
 
 from mpmath import mpf
 
-from .exact import Tensor, isinf, isnan
+from .exact import Tensor, isinf, isnan, tensor
 
 HERE = Path(__file__).parent
 SCHEMA = "refattn-vectors/1"
@@ -32,10 +32,41 @@ class Case:
     arguments: dict
     clauses: list
     flags: list
-    comment: str = ""
-    catches: list = field(default_factory=list)
-    refuses: bool = False  # the arguments are wrong, and an implementation must say so
-    wide: bool = False  # the inputs need float64: not one vector for every dtype
+    comment: str
+    catches: list
+    wide: bool  # the inputs need float64: not one vector for every dtype
+
+    @property
+    def refuses(self):
+        """Whether its arguments are wrong, and an implementation must say so."""
+        return "WrongInput" in self.flags
+
+
+def case(head, called, catches="", *, comment="", wide=False):
+    """A golden case: `case("ID: CLAUSES; FLAGS", call("function", ...), "variants that it must catch")`."""
+    id, pinned = head.split(": ")
+    clauses, flags = pinned.split("; ")
+    return Case(id, *called, clauses.split(), flags.split(), comment, catches.split(), wide)
+
+
+def call(function, /, **arguments):
+    """What a case calls: a reference function and its arguments."""
+    return function, arguments
+
+
+def params(kind, /, **fields):
+    """A set of parameters, as an argument."""
+    return {"params": kind, "fields": fields}
+
+
+def rule(name, /, **arguments):
+    """A mask rule, as an argument."""
+    return {"rule": name, **arguments}
+
+
+def integers(*values):
+    """Integers, or nested lists of them, as an array."""
+    return tensor(list(values), dtype="int64")
 
 
 def grid(seed, shape, scale=1, bits=5):

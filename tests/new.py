@@ -52,15 +52,17 @@ SECOND = {{"{name}": second_{function}}}
 
 CASES = '''"""The inputs of the golden vectors; definition.py says what comes out."""
 
-from {dots}vectors import Case, grid
+from {dots}vectors import call, case, grid
 
 CASES = [
-    Case(
-        "{short}.plain.0001",
-        "{name}",
-        {{"q": grid("{short} q", (3, 4)), "k": grid("{short} k", (5, 4)), "v": grid("{short} v", (5, 2))}},
-        clauses=["{prefix}-OUT"],
-        flags=["Basic"],
+    case(
+        "{short}.plain.0001: {prefix}-OUT; Basic",
+        call(
+            "{name}",
+            q=grid("{short} q", (3, 4)),
+            k=grid("{short} k", (5, 4)),
+            v=grid("{short} v", (5, 2)),
+        ),
     ),
 ]
 '''

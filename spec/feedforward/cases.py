@@ -1,7 +1,7 @@
 """The inputs of the golden vectors; definition.py says what comes out."""
 
 from ..exact import inf, nan, tensor
-from ..vectors import Case, grid
+from ..vectors import call, case, grid, params
 
 NEAR = [0.0, 0.0625, 0.5, 0.75, 1.0, 1.5, 2.25, 2.75, 4.0]  # the three GELUs differ most at 0.75, 2.25 and 2.75
 POINTS = tensor([NEAR, [-x for x in NEAR]])
@@ -12,26 +12,25 @@ RANGE = tensor([[-64.0, 64.0, -9984.0, 9984.0], [-59904.0, 59904.0, inf, -inf], 
 def activation(name, clause, at_points, in_range, kind="points", **options):
     """An activation near 0, in its negative tail, and over the whole range."""
 
-    def case(number, x, clauses, flag, catches=(), comment=""):
-        return Case(
-            f"{name}.{kind}.{number:04}", name, {"x": x, **options}, [clause, *clauses], [flag], comment, list(catches)
-        )
+    def of(number, x, clauses, flag, catches="", comment=""):
+        head = f"{name}.{kind}.{number:04}: {clause}{clauses}; {flag}"
+        return case(head, call(name, x=x, **options), catches, comment=comment)
 
     flat = name in ("relu", "squared_relu", "tanh")  # exactly 0 for negative x, or far from it
     comment = "Results down to 1e-225: compare them relative to their own size."
     return [
-        case(1, POINTS, [], "WhichGelu" if "gelu" in name else "Basic", at_points),
-        *([] if flat else [case(2, TAIL, ["ACT-TAIL"], "Tails", comment=comment)]),
-        case(3, RANGE, ["ACT-RANGE"], "Tails", in_range),
+        of(1, POINTS, "", "WhichGelu" if "gelu" in name else "Basic", at_points),
+        *([] if flat else [of(2, TAIL, " ACT-TAIL", "Tails", comment=comment)]),
+        of(3, RANGE, " ACT-RANGE", "Tails", in_range),
     ]
 
 
 def plain(**fields):
-    return {"params": "FeedForwardParams", "fields": fields}
+    return params("FeedForwardParams", **fields)
 
 
 def gated(**fields):
-    return {"params": "GatedFeedForwardParams", "fields": fields}
+    return params("GatedFeedForwardParams", **fields)
 
 
 X = grid("ffn x", (2, 3, 5), bits=6)
@@ -60,128 +59,89 @@ GLU_BIASES = {
 PACKED = grid("packed", (3, 8))
 
 
-def network(name, function, params, flags, catches, **options):
+def network(name, function, params, flag, catches, **options):
     clause = "FFN-OUT" if function == "feed_forward" else "GLU-OUT"
-    return Case(
-        f"{function}.{name}",
-        function,
-        {"x": X, "params": params, **options},
-        clauses=[clause, "FFN-TOKENWISE"],
-        flags=flags,
-        catches=catches,
-    )
+    head = f"{function}.{name}: {clause} FFN-TOKENWISE; {flag}"
+    return case(head, call(function, x=X, params=params, **options), catches)
 
 
 def packed(order, *others):
-    return Case(
-        f"split_gate.{order}.0001",
-        "feedforward.split_gate",
-        {"packed": PACKED, "gate_order": order},
-        clauses=["GLU-PACKED"],
-        flags=["GateOrder"],
-        catches=[f"packed_gate/{other}" for other in others],
-    )
+    catches = " ".join(f"packed_gate/{other}" for other in others)
+    head = f"split_gate.{order}.0001: GLU-PACKED; GateOrder"
+    return case(head, call("feedforward.split_gate", packed=PACKED, gate_order=order), catches)
 
 
 def refused(number, function, comment, **arguments):
-    return Case(
-        f"{function.rpartition('.')[2]}.refuse.{number:04}",
-        function,
-        arguments,
-        clauses=["FFN-REFUSE"],
-        flags=["WrongInput"],
-        comment=comment,
-        refuses=True,
-    )
+    head = f"{function.rpartition('.')[2]}.refuse.{number:04}: FFN-REFUSE; WrongInput"
+    return case(head, call(function, **arguments), comment=comment)
 
 
 ZERO_TIMES = "activation/infinity_times_zero"
 
 CASES = [
-    *activation("relu", "ACT-RELU", ["relu/leaky"], ["relu/leaky", "relu/nan_dropped"]),
+    *activation("relu", "ACT-RELU", "relu/leaky", "relu/leaky relu/nan_dropped"),
     *activation(
-        "squared_relu",
-        "ACT-SQUARED-RELU",
-        ["squared_relu/unrectified", "squared_relu/relu"],
-        ["squared_relu/unrectified"],
+        "squared_relu", "ACT-SQUARED-RELU", "squared_relu/unrectified squared_relu/relu", "squared_relu/unrectified"
     ),
-    *activation("gelu", "ACT-GELU", ["gelu/tanh", "gelu/quick", "gelu/without_root_2"], [ZERO_TIMES]),
+    *activation("gelu", "ACT-GELU", "gelu/tanh gelu/quick gelu/without_root_2", ZERO_TIMES),
     *activation(
         "gelu",
         "ACT-GELU-TANH",
-        ["gelu/exact_for_tanh", "gelu/quick", "gelu/cube_without_x"],
-        [ZERO_TIMES],
+        "gelu/exact_for_tanh gelu/quick gelu/cube_without_x",
+        ZERO_TIMES,
         kind="tanh",
         approximate="tanh",
     ),
-    *activation("quick_gelu", "ACT-QUICK-GELU", ["quick_gelu/exact", "quick_gelu/silu"], [ZERO_TIMES]),
-    *activation("silu", "ACT-SILU", ["silu/sigmoid", "silu/quick_gelu"], [ZERO_TIMES, "silu/naive_overflow"]),
-    *activation("sigmoid", "ACT-SIGMOID", ["sigmoid/hard"], ["sigmoid/naive_overflow"]),
-    *activation("tanh", "ACT-TANH", ["tanh/sigmoid"], ["tanh/naive_overflow"]),
-    *activation("softplus", "ACT-SOFTPLUS", ["softplus/relu"], ["softplus/naive_overflow"]),
-    Case(
-        "softplus.middle.0001",
-        "softplus",
-        {"x": tensor([3.0, 5.0, 7.0, 8.5, 9.0, 10.0, 11.0, 12.0])},
-        ["ACT-SOFTPLUS"],
-        ["Tails"],
-        "Where softplus is nearly x and not yet x.",
-        ["softplus/relu"],
+    *activation("quick_gelu", "ACT-QUICK-GELU", "quick_gelu/exact quick_gelu/silu", ZERO_TIMES),
+    *activation("silu", "ACT-SILU", "silu/sigmoid silu/quick_gelu", f"{ZERO_TIMES} silu/naive_overflow"),
+    *activation("sigmoid", "ACT-SIGMOID", "sigmoid/hard", "sigmoid/naive_overflow"),
+    *activation("tanh", "ACT-TANH", "tanh/sigmoid", "tanh/naive_overflow"),
+    *activation("softplus", "ACT-SOFTPLUS", "softplus/relu", "softplus/naive_overflow"),
+    case(
+        "softplus.middle.0001: ACT-SOFTPLUS; Tails",
+        call("softplus", x=tensor([3.0, 5.0, 7.0, 8.5, 9.0, 10.0, 11.0, 12.0])),
+        "softplus/relu",
+        comment="Where softplus is nearly x and not yet x.",
     ),
     network(
         "relu.0001",
         "feed_forward",
         plain(**FFN),
-        ["Basic"],
-        [
-            "ffn/bias_dropped",
-            "ffn/bias_after_activation",
-            "ffn/activated_output",
-            "ffn/output_bias_dropped",
-            "ffn/not_activated",
-        ],
+        "Basic",
+        "ffn/bias_dropped ffn/bias_after_activation ffn/activated_output ffn/output_bias_dropped ffn/not_activated",
     ),
-    network(
-        "gelu.0001", "feed_forward", plain(**FFN), ["OtherActivation"], ["ffn/activation_ignored"], activation="gelu"
-    ),
-    network("square.0001", "feed_forward", plain(**SQUARE), ["SquareWeights"], ["ffn/weights_transposed"]),
+    network("gelu.0001", "feed_forward", plain(**FFN), "OtherActivation", "ffn/activation_ignored", activation="gelu"),
+    network("square.0001", "feed_forward", plain(**SQUARE), "SquareWeights", "ffn/weights_transposed"),
     network(
         "silu.0001",
         "gated_feed_forward",
         gated(**GLU),
-        ["GateOrder"],
-        [
-            "glu/gate_order",
-            "glu/activation_of_product",
-            "glu/clamped_plus_one",
-            "glu/both_activated",
-            "glu/up_ignored",
-            "glu/sum",
-            "glu/not_activated",
-        ],
+        "GateOrder",
+        "glu/gate_order glu/activation_of_product glu/clamped_plus_one glu/both_activated glu/up_ignored glu/sum "
+        "glu/not_activated",
     ),
     network(
         "sigmoid.0001",
         "gated_feed_forward",
         gated(**GLU, **GLU_BIASES),
-        ["OtherActivation"],
-        ["glu/gate_order", "glu/activation_ignored", "glu/bias_dropped"],
+        "OtherActivation",
+        "glu/gate_order glu/activation_ignored glu/bias_dropped",
         activation="sigmoid",
     ),
     network(
         "identity.0001",
         "gated_feed_forward",
         gated(**GLU),
-        ["OtherActivation"],
-        ["glu/activation_ignored"],
+        "OtherActivation",
+        "glu/activation_ignored",
         activation="identity",
     ),
     network(
         "gelu_tanh.0001",
         "gated_feed_forward",
         gated(**GLU),
-        ["OtherActivation"],
-        ["glu/activation_ignored"],
+        "OtherActivation",
+        "glu/activation_ignored",
         activation="gelu_tanh",
     ),
     packed("first", "second", "interleaved"),

@@ -1,7 +1,7 @@
 """The inputs of the golden vectors; definition.py says what comes out."""
 
 from ..exact import tensor
-from ..vectors import Case, grid
+from ..vectors import call, case, grid
 
 ROWS = grid("norm rows", (2, 3, 5))
 GAMMA, BETA = grid("norm gamma", (5,), bits=6), grid("norm beta", (5,), bits=6)
@@ -12,199 +12,114 @@ FAR = tensor([[1024.0, 1032.0, 1016.0, 1040.0, 1032.0], [-1040.0, -1024.0, -1032
 
 
 def refused(number, function, comment, **arguments):
-    return Case(
-        f"{function}.refuse.{number:04}",
-        function,
-        arguments,
-        clauses=["NORM-REFUSE"],
-        flags=["WrongInput"],
-        comment=comment,
-        refuses=True,
-    )
+    return case(f"{function}.refuse.{number:04}: NORM-REFUSE; WrongInput", call(function, **arguments), comment=comment)
 
 
 CASES = [
-    Case(
-        "layer_norm.rows.0001",
-        "layer_norm",
-        {"x": ROWS, "gamma": GAMMA, "beta": BETA},
-        clauses=["LAYERNORM-OUT", "LAYERNORM-VARIANCE", "NORM-AFFINE"],
-        flags=["Basic"],
-        catches=[
-            "layer_norm/unbiased_variance",
-            "layer_norm/uncentred",
-            "layer_norm/beta_dropped",
-            "layer_norm/beta_scaled",
-            "layer_norm/gamma_dropped",
-        ],
+    case(
+        "layer_norm.rows.0001: LAYERNORM-OUT LAYERNORM-VARIANCE NORM-AFFINE; Basic",
+        call("layer_norm", x=ROWS, gamma=GAMMA, beta=BETA),
+        "layer_norm/unbiased_variance layer_norm/uncentred layer_norm/beta_dropped layer_norm/beta_scaled "
+        "layer_norm/gamma_dropped",
     ),
-    Case(
-        "layer_norm.plain.0001",
-        "layer_norm",
-        {"x": ROWS, "gamma": None},
-        clauses=["LAYERNORM-OUT", "NORM-AFFINE"],
-        flags=["Basic"],
-        catches=["layer_norm/unbiased_variance", "norm/over_everything"],
+    case(
+        "layer_norm.plain.0001: LAYERNORM-OUT NORM-AFFINE; Basic",
+        call("layer_norm", x=ROWS, gamma=None),
+        "layer_norm/unbiased_variance norm/over_everything",
     ),
-    Case(
-        "layer_norm.tiny.0001",
-        "layer_norm",
-        {"x": TINY, "gamma": GAMMA, "beta": BETA},
-        clauses=["NORM-EPS"],
-        flags=["Epsilon"],
-        catches=["layer_norm/eps_outside_root", "layer_norm/eps_dropped", "layer_norm/divided_by_variance"],
+    case(
+        "layer_norm.tiny.0001: NORM-EPS; Epsilon",
+        call("layer_norm", x=TINY, gamma=GAMMA, beta=BETA),
+        "layer_norm/eps_outside_root layer_norm/eps_dropped layer_norm/divided_by_variance",
     ),
-    Case(
-        "layer_norm.epsilon.0001",
-        "layer_norm",
-        {"x": TINY, "gamma": GAMMA, "eps": 1e-12},
-        clauses=["NORM-EPS"],
-        flags=["Epsilon"],
+    case(
+        "layer_norm.epsilon.0001: NORM-EPS; Epsilon",
+        call("layer_norm", x=TINY, gamma=GAMMA, eps=1e-12),
+        "layer_norm/eps_ignored",
         comment="BERT's epsilon.",
-        catches=["layer_norm/eps_ignored"],
     ),
-    Case(
-        "layer_norm.equal.0001",
-        "layer_norm",
-        {"x": EQUAL, "gamma": GAMMA, "beta": BETA},
-        clauses=["NORM-EPS"],
-        flags=["Epsilon", "EqualRow"],
+    case(
+        "layer_norm.equal.0001: NORM-EPS; Epsilon EqualRow",
+        call("layer_norm", x=EQUAL, gamma=GAMMA, beta=BETA),
+        "layer_norm/eps_dropped",
         comment="Rows without spread give beta.",
-        catches=["layer_norm/eps_dropped"],
     ),
-    Case(
-        "layer_norm.spike.0001",
-        "layer_norm",
-        {"x": SPIKE, "gamma": GAMMA, "beta": BETA},
-        clauses=["NORM-EPS", "LAYERNORM-OUT"],
-        flags=["Spike"],
-        catches=["layer_norm/eps_after_rescale", "layer_norm/unit_offset_always"],
+    case(
+        "layer_norm.spike.0001: NORM-EPS LAYERNORM-OUT; Spike",
+        call("layer_norm", x=SPIKE, gamma=GAMMA, beta=BETA),
+        "layer_norm/eps_after_rescale layer_norm/unit_offset_always",
     ),
-    Case(
-        "layer_norm.far.0001",
-        "layer_norm",
-        {"x": FAR, "gamma": GAMMA},
-        clauses=["LAYERNORM-SHIFT"],
-        flags=["LargeMean"],
-        catches=["layer_norm/one_pass_variance"],
+    case(
+        "layer_norm.far.0001: LAYERNORM-SHIFT; LargeMean",
+        call("layer_norm", x=FAR, gamma=GAMMA),
+        "layer_norm/one_pass_variance",
     ),
-    Case(
-        "layer_norm.scale.0001",
-        "layer_norm",
-        {"x": grid("norm rows", (2, 3, 5), scale=2.0**-8), "gamma": GAMMA, "beta": BETA, "eps": 0.0},
-        clauses=["NORM-SCALE"],
-        flags=["Epsilon"],
+    case(
+        "layer_norm.scale.0001: NORM-SCALE; Epsilon",
+        call("layer_norm", x=grid("norm rows", (2, 3, 5), scale=2.0**-8), gamma=GAMMA, beta=BETA, eps=0.0),
+        "layer_norm/eps_ignored",
         comment="The first case's x, 256 times smaller, without epsilon.",
-        catches=["layer_norm/eps_ignored"],
     ),
-    Case(
-        "layer_norm.axes.0001",
-        "layer_norm",
-        {"x": ROWS, "gamma": grid("gamma 35", (3, 5)), "beta": grid("beta 35", (3, 5)), "axis": [-2, -1]},
-        clauses=["NORM-AXES", "NORM-AFFINE"],
-        flags=["OtherAxis"],
-        catches=["norm/only_last_axis"],
+    case(
+        "layer_norm.axes.0001: NORM-AXES NORM-AFFINE; OtherAxis",
+        call("layer_norm", x=ROWS, gamma=grid("gamma 35", (3, 5)), beta=grid("beta 35", (3, 5)), axis=[-2, -1]),
+        "norm/only_last_axis",
     ),
-    Case(
-        "layer_norm.axis.0001",
-        "layer_norm",
-        {"x": ROWS, "gamma": grid("gamma 3", (3,)), "beta": grid("beta 3", (3,)), "axis": 1},
-        clauses=["NORM-AXES"],
-        flags=["OtherAxis"],
+    case(
+        "layer_norm.axis.0001: NORM-AXES; OtherAxis",
+        call("layer_norm", x=ROWS, gamma=grid("gamma 3", (3,)), beta=grid("beta 3", (3,)), axis=1),
+        "norm/axis_to_last norm/only_last_axis",
         comment="One axis in the middle: the channels of (batch, channels, positions).",
-        catches=["norm/axis_to_last", "norm/only_last_axis"],
     ),
-    Case(
-        "rms_norm.rows.0001",
-        "rms_norm",
-        {"x": ROWS, "gamma": GAMMA},
-        clauses=["RMSNORM-OUT", "NORM-AFFINE"],
-        flags=["Basic"],
-        catches=[
-            "rms_norm/centred",
-            "rms_norm/sum_of_squares",
-            "rms_norm/gamma_dropped",
-            "rms_norm/unit_offset_always",
-        ],
+    case(
+        "rms_norm.rows.0001: RMSNORM-OUT NORM-AFFINE; Basic",
+        call("rms_norm", x=ROWS, gamma=GAMMA),
+        "rms_norm/centred rms_norm/sum_of_squares rms_norm/gamma_dropped rms_norm/unit_offset_always",
     ),
-    Case(
-        "rms_norm.plain.0001",
-        "rms_norm",
-        {"x": ROWS, "gamma": None},
-        clauses=["RMSNORM-OUT", "NORM-AFFINE"],
-        flags=["Basic"],
-        catches=["rms_norm/centred"],
+    case(
+        "rms_norm.plain.0001: RMSNORM-OUT NORM-AFFINE; Basic", call("rms_norm", x=ROWS, gamma=None), "rms_norm/centred"
     ),
-    Case(
-        "rms_norm.offset.0001",
-        "rms_norm",
-        {"x": ROWS, "gamma": GAMMA, "unit_offset": True},
-        clauses=["RMSNORM-OFFSET"],
-        flags=["UnitOffset"],
-        catches=["rms_norm/unit_offset_ignored"],
+    case(
+        "rms_norm.offset.0001: RMSNORM-OFFSET; UnitOffset",
+        call("rms_norm", x=ROWS, gamma=GAMMA, unit_offset=True),
+        "rms_norm/unit_offset_ignored",
     ),
-    Case(
-        "rms_norm.tiny.0001",
-        "rms_norm",
-        {"x": TINY, "gamma": GAMMA},
-        clauses=["NORM-EPS"],
-        flags=["Epsilon"],
-        catches=[
-            "rms_norm/eps_outside_root",
-            "rms_norm/eps_clamp",
-            "rms_norm/eps_dropped",
-            "rms_norm/divided_by_mean_square",
-        ],
+    case(
+        "rms_norm.tiny.0001: NORM-EPS; Epsilon",
+        call("rms_norm", x=TINY, gamma=GAMMA),
+        "rms_norm/eps_outside_root rms_norm/eps_clamp rms_norm/eps_dropped rms_norm/divided_by_mean_square",
     ),
-    Case(
-        "rms_norm.epsilon.0001",
-        "rms_norm",
-        {"x": TINY, "gamma": GAMMA, "eps": 1e-5},
-        clauses=["NORM-EPS"],
-        flags=["Epsilon"],
-        catches=["rms_norm/eps_ignored", "rms_norm/eps_clamp"],
+    case(
+        "rms_norm.epsilon.0001: NORM-EPS; Epsilon",
+        call("rms_norm", x=TINY, gamma=GAMMA, eps=1e-5),
+        "rms_norm/eps_ignored rms_norm/eps_clamp",
     ),
-    Case(
-        "rms_norm.equal.0001",
-        "rms_norm",
-        {"x": EQUAL, "gamma": GAMMA},
-        clauses=["NORM-EPS", "RMSNORM-OUT"],
-        flags=["EqualRow"],
+    case(
+        "rms_norm.equal.0001: NORM-EPS RMSNORM-OUT; EqualRow",
+        call("rms_norm", x=EQUAL, gamma=GAMMA),
+        "rms_norm/eps_dropped rms_norm/centred norm/over_everything",
         comment="A row of zeros gives zeros.",
-        catches=["rms_norm/eps_dropped", "rms_norm/centred", "norm/over_everything"],
     ),
-    Case(
-        "rms_norm.spike.0001",
-        "rms_norm",
-        {"x": SPIKE, "gamma": GAMMA, "eps": 1e-5},
-        clauses=["NORM-EPS", "RMSNORM-OUT"],
-        flags=["Spike"],
-        catches=["rms_norm/eps_after_rescale", "rms_norm/mean_of_magnitudes"],
+    case(
+        "rms_norm.spike.0001: NORM-EPS RMSNORM-OUT; Spike",
+        call("rms_norm", x=SPIKE, gamma=GAMMA, eps=1e-5),
+        "rms_norm/eps_after_rescale rms_norm/mean_of_magnitudes",
     ),
-    Case(
-        "rms_norm.scale.0001",
-        "rms_norm",
-        {"x": grid("norm rows", (2, 3, 5), scale=2.0**-8), "gamma": GAMMA, "eps": 0.0},
-        clauses=["NORM-SCALE"],
-        flags=["Epsilon"],
+    case(
+        "rms_norm.scale.0001: NORM-SCALE; Epsilon",
+        call("rms_norm", x=grid("norm rows", (2, 3, 5), scale=2.0**-8), gamma=GAMMA, eps=0.0),
+        "rms_norm/eps_ignored",
         comment="The first case's x, 256 times smaller, without epsilon.",
-        catches=["rms_norm/eps_ignored"],
     ),
-    Case(
-        "rms_norm.axes.0001",
-        "rms_norm",
-        {"x": ROWS, "gamma": grid("gamma 35", (3, 5)), "axis": [1, 2]},
-        clauses=["NORM-AXES"],
-        flags=["OtherAxis"],
-        catches=["norm/only_last_axis"],
+    case(
+        "rms_norm.axes.0001: NORM-AXES; OtherAxis",
+        call("rms_norm", x=ROWS, gamma=grid("gamma 35", (3, 5)), axis=[1, 2]),
+        "norm/only_last_axis",
     ),
-    Case(
-        "rms_norm.axis.0001",
-        "rms_norm",
-        {"x": ROWS, "gamma": grid("gamma 3", (3,)), "axis": -2},
-        clauses=["NORM-AXES"],
-        flags=["OtherAxis"],
-        catches=["norm/axis_to_last", "norm/only_last_axis"],
+    case(
+        "rms_norm.axis.0001: NORM-AXES; OtherAxis",
+        call("rms_norm", x=ROWS, gamma=grid("gamma 3", (3,)), axis=-2),
+        "norm/axis_to_last norm/only_last_axis",
     ),
     refused(1, "layer_norm", "One gain for all entries is not broadcast.", x=ROWS, gamma=tensor([2.0])),
     refused(2, "layer_norm", "Beta is for other axes.", x=ROWS, gamma=GAMMA, beta=grid("beta 3", (3,))),
@@ -213,34 +128,22 @@ CASES = [
     refused(1, "rms_norm", "Gamma is for other axes.", x=ROWS, gamma=grid("gamma 3", (3,))),
     refused(2, "rms_norm", "A negative epsilon.", x=ROWS, gamma=GAMMA, eps=-1e-6),
     refused(3, "rms_norm", "There is no such axis.", x=ROWS, gamma=GAMMA, axis=3),
-    Case(
-        "deepnorm_constants.encoder.0001",
-        "deepnorm_constants",
-        {"part": "encoder", "encoder_layers": 12, "decoder_layers": 5},
-        clauses=["DEEPNORM-CONSTANTS"],
-        flags=["Depth"],
-        catches=["deepnorm/encoder_beta_inverted", "deepnorm/always_alone"],
+    case(
+        "deepnorm_constants.encoder.0001: DEEPNORM-CONSTANTS; Depth",
+        call("deepnorm_constants", part="encoder", encoder_layers=12, decoder_layers=5),
+        "deepnorm/encoder_beta_inverted deepnorm/always_alone",
     ),
-    Case(
-        "deepnorm_constants.decoder.0001",
-        "deepnorm_constants",
-        {"part": "decoder", "encoder_layers": 12, "decoder_layers": 5},
-        clauses=["DEEPNORM-CONSTANTS"],
-        flags=["Depth"],
-        catches=["deepnorm/always_alone"],
+    case(
+        "deepnorm_constants.decoder.0001: DEEPNORM-CONSTANTS; Depth",
+        call("deepnorm_constants", part="decoder", encoder_layers=12, decoder_layers=5),
+        "deepnorm/always_alone",
     ),
-    Case(
-        "deepnorm_constants.encoder.0002",
-        "deepnorm_constants",
-        {"part": "encoder", "encoder_layers": 7},
-        clauses=["DEEPNORM-CONSTANTS"],
-        flags=["Depth"],
+    case(
+        "deepnorm_constants.encoder.0002: DEEPNORM-CONSTANTS; Depth",
+        call("deepnorm_constants", part="encoder", encoder_layers=7),
     ),
-    Case(
-        "deepnorm_constants.decoder.0002",
-        "deepnorm_constants",
-        {"part": "decoder", "decoder_layers": 100},
-        clauses=["DEEPNORM-CONSTANTS"],
-        flags=["Depth"],
+    case(
+        "deepnorm_constants.decoder.0002: DEEPNORM-CONSTANTS; Depth",
+        call("deepnorm_constants", part="decoder", decoder_layers=100),
     ),
 ]

@@ -1,9 +1,10 @@
 """The inputs of the golden vectors; definition.py says what comes out."""
 
 from ...exact import Tensor, tensor
-from ...vectors import Case, grid
+from ...masks.cases import window
+from ...vectors import call, case, grid, params, rule
 
-ROPE = {"params": "heads.Rope", "fields": {"base": 100.0, "layout": "interleaved"}}
+ROPE = params("heads.Rope", base=100.0, layout="interleaved")
 
 
 def weights(seed, e, h, r, dr, dn, dv, out, rq=None):
@@ -18,7 +19,7 @@ def weights(seed, e, h, r, dr, dn, dv, out, rq=None):
     }
     if rq is not None:
         fields |= {"w_dq": grid(f"{seed} dq", (e, rq), bits=7), "q_norm": grid(f"{seed} q norm", (rq,), bits=6)}
-    return {"params": "latent.MultiHeadLatentParams", "fields": fields}
+    return params("latent.MultiHeadLatentParams", **fields)
 
 
 def tokens(seed, *shape):
@@ -31,133 +32,114 @@ def held(seed, *shape, r, dr):
         "latents": grid(f"{seed} latents", (*shape, r), bits=6),
         "rope_keys": grid(f"{seed} rope keys", (*shape, dr), bits=6),
     }
-    return {"params": "cache.HeldLatents", "fields": fields}
+    return params("cache.HeldLatents", **fields)
 
 
 FAR = Tensor((4,), [3, 17, 18, 40], "int64")
 
 CASES = [
-    Case(
-        "mla.plain.0001",
-        "latent.multi_head_latent_attention",
-        {"x": tokens("plain", 2, 4, 5), "params": weights("plain", 5, 3, 4, 2, 3, 2, 6), "heads": 3, "rope": ROPE},
-        clauses=["MLA-OUT", "MLA-SCALE", "MLA-QUERY"],
-        flags=["Basic", "LatentAttention"],
-        catches=[
-            "mla/scale_from_latent",
-            "mla/scale_from_nope",
-            "mla/all_keys_then_all_values",
-            "mla/values_first",
-            "mla/rope_first",
-            "mla/query_normed",
-        ],
+    case(
+        "mla.plain.0001: MLA-OUT MLA-SCALE MLA-QUERY; Basic LatentAttention",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("plain", 2, 4, 5),
+            params=weights("plain", 5, 3, 4, 2, 3, 2, 6),
+            heads=3,
+            rope=ROPE,
+        ),
+        "mla/scale_from_latent mla/scale_from_nope mla/all_keys_then_all_values mla/values_first mla/rope_first "
+        "mla/query_normed",
     ),
-    Case(
-        "mla.compressed.0001",
-        "latent.multi_head_latent_attention",
-        {
-            "x": tokens("compressed", 4, 6),
-            "params": weights("compressed", 6, 2, 3, 4, 2, 5, 3, rq=4),
-            "heads": 2,
-            "rope": ROPE,
-            "mask": {"rule": "causal"},
-            "positions": FAR,
-        },
-        clauses=["MLA-NORM", "MLA-ROPE", "MLA-OUT"],
-        flags=["LatentAttention", "FarPositions"],
-        catches=[
-            "mla/no_latent_norm",
-            "mla/no_query_norm",
-            "mla/norm_on_rope_key",
-            "mla/half_pairs",
-            "mla/whole_head_rotated",
-        ],
+    case(
+        "mla.compressed.0001: MLA-NORM MLA-ROPE MLA-OUT; LatentAttention FarPositions",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("compressed", 4, 6),
+            params=weights("compressed", 6, 2, 3, 4, 2, 5, 3, rq=4),
+            heads=2,
+            rope=ROPE,
+            mask=rule("causal"),
+            positions=FAR,
+        ),
+        "mla/no_latent_norm mla/no_query_norm mla/norm_on_rope_key mla/half_pairs mla/whole_head_rotated",
     ),
-    Case(
-        "mla.absorbed.0001",
-        "latent.multi_head_latent_attention",
-        {
-            "x": tokens("absorbed", 2, 4, 5),
-            "params": weights("absorbed", 5, 3, 4, 2, 3, 2, 6, rq=3),
-            "heads": 3,
-            "rope": ROPE,
-            "mask": {"rule": "causal"},
-            "absorbed": True,
-        },
-        clauses=["MLA-ABSORBED", "MLA-SCALE"],
-        flags=["LatentAttention"],
+    case(
+        "mla.absorbed.0001: MLA-ABSORBED MLA-SCALE; LatentAttention",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("absorbed", 2, 4, 5),
+            params=weights("absorbed", 5, 3, 4, 2, 3, 2, 6, rq=3),
+            heads=3,
+            rope=ROPE,
+            mask=rule("causal"),
+            absorbed=True,
+        ),
+        "mla/scale_from_latent mla/no_query_norm",
         comment="R + Dr = 6 features are multiplied; the scale is still that of Dn + Dr = 5.",
-        catches=["mla/scale_from_latent", "mla/no_query_norm"],
     ),
-    Case(
-        "mla.scale.0001",
-        "latent.multi_head_latent_attention",
-        {
-            "x": tokens("scale", 3, 5),
-            "params": weights("scale", 5, 2, 4, 2, 3, 1, 4),
-            "heads": 2,
-            "rope": ROPE,
-            "scale": 0.75,
-            "absorbed": True,
-            "mask": tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype="bool"),
-        },
-        clauses=["MLA-SCALE", "MLA-OUT"],
-        flags=["LatentAttention", "OtherScale", "EmptyRow"],
-        catches=["mla/scale_ignored"],
+    case(
+        "mla.scale.0001: MLA-SCALE MLA-OUT; LatentAttention OtherScale EmptyRow",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("scale", 3, 5),
+            params=weights("scale", 5, 2, 4, 2, 3, 1, 4),
+            heads=2,
+            rope=ROPE,
+            scale=0.75,
+            absorbed=True,
+            mask=tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype="bool"),
+        ),
+        "mla/scale_ignored",
     ),
-    Case(
-        "mla.cached.0001",
-        "latent.multi_head_latent_attention",
-        {
-            "x": tokens("cached", 2, 5),
-            "params": weights("cached", 5, 3, 4, 2, 3, 2, 6),
-            "heads": 3,
-            "rope": ROPE,
-            "cache": held("cached", 3, r=4, dr=2),
-        },
-        clauses=["MLA-CACHE", "MLA-ROPE"],
-        flags=["LatentAttention", "Decode"],
+    case(
+        "mla.cached.0001: MLA-CACHE MLA-ROPE; LatentAttention Decode",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("cached", 2, 5),
+            params=weights("cached", 5, 3, 4, 2, 3, 2, 6),
+            heads=3,
+            rope=ROPE,
+            cache=held("cached", 3, r=4, dr=2),
+        ),
+        "mla/positions_restart mla/latent_normed_again mla/key_rotated_again",
         comment="Two tokens after three that are in the cache; the mask is causal, as belongs to a cache.",
-        catches=["mla/positions_restart", "mla/latent_normed_again", "mla/key_rotated_again"],
     ),
-    Case(
-        "mla.cached.0002",
-        "latent.multi_head_latent_attention",
-        {
-            "x": tokens("cached batch", 2, 3, 5),
-            "params": weights("cached batch", 5, 2, 6, 4, 3, 2, 4, rq=3),
-            "heads": 2,
-            "rope": ROPE,
-            "absorbed": True,
-            "mask": {"rule": "window", "left": 3, "right": 0},
-            "cache": held("cached batch", 2, 4, r=6, dr=4),
-        },
-        clauses=["MLA-CACHE", "MLA-ABSORBED"],
-        flags=["LatentAttention", "Decode"],
+    case(
+        "mla.cached.0002: MLA-CACHE MLA-ABSORBED; LatentAttention Decode",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("cached batch", 2, 3, 5),
+            params=weights("cached batch", 5, 2, 6, 4, 3, 2, 4, rq=3),
+            heads=2,
+            rope=ROPE,
+            absorbed=True,
+            mask=window(3, 0),
+            cache=held("cached batch", 2, 4, r=6, dr=4),
+        ),
+        "mla/positions_restart mla/latent_normed_again mla/key_rotated_again mla/scale_from_latent",
         comment="The window leaves the oldest tokens of the cache out.",
-        catches=["mla/positions_restart", "mla/latent_normed_again", "mla/key_rotated_again", "mla/scale_from_latent"],
     ),
-    Case(
-        "mla.latents.0001",
-        "latent.latents_of",
-        {
-            "x": tokens("latents", 2, 4, 5),
-            "params": weights("latents", 5, 3, 4, 2, 3, 2, 6),
-            "positions": FAR,
-            "rope": ROPE,
-        },
-        clauses=["MLA-CACHE", "MLA-NORM", "MLA-ROPE"],
-        flags=["LatentAttention"],
+    case(
+        "mla.latents.0001: MLA-CACHE MLA-NORM MLA-ROPE; LatentAttention",
+        call(
+            "latent.latents_of",
+            x=tokens("latents", 2, 4, 5),
+            params=weights("latents", 5, 3, 4, 2, 3, 2, 6),
+            positions=FAR,
+            rope=ROPE,
+        ),
+        "mla/latent_before_norm mla/key_before_rotation",
         comment="The second result is the rotary key.",
-        catches=["mla/latent_before_norm", "mla/key_before_rotation"],
     ),
-    Case(
-        "mla.refuse.0001",
-        "latent.multi_head_latent_attention",
-        {"x": tokens("refuse", 3, 5), "params": weights("refuse", 5, 2, 4, 2, 3, 1, 4), "heads": 3, "rope": ROPE},
-        clauses=["MLA-REFUSE"],
-        flags=["WrongInput"],
+    case(
+        "mla.refuse.0001: MLA-REFUSE; WrongInput",
+        call(
+            "latent.multi_head_latent_attention",
+            x=tokens("refuse", 3, 5),
+            params=weights("refuse", 5, 2, 4, 2, 3, 1, 4),
+            heads=3,
+            rope=ROPE,
+        ),
         comment="The columns of the weights do not divide among three heads.",
-        refuses=True,
     ),
 ]
