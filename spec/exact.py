@@ -1,9 +1,11 @@
 """What every definition stands on: 50-digit numbers, arrays of them, and loops over leading axes.
 
-A definition is written for one row, one head, one token; `lift` repeats it over leading axes that broadcast.
+An equation between arrays is written as one, `rms_norm(x @ w[:, :R], gain)`. What has no operator here is written for
+one row, one head, one token, and `lift` repeats it over leading axes that broadcast.
 Nothing here knows refattn, NumPy or any array library.
 """
 
+import operator
 from itertools import product
 from math import inf, isinf, isnan, nan, prod
 
@@ -11,11 +13,18 @@ from mpmath import mp, mpf
 
 mp.dps = 50
 
-__all__ = ["Tensor", "exact", "indices", "inf", "isinf", "isnan", "lift", "move_axis", "mp", "mpf", "nan", "tensor"]
+__all__ = [
+    "Tensor", "concat", "exact", "indices", "inf", "isinf", "isnan", "lift", "mean", "move_axis", "mp", "mpf", "nan",
+    "sqrt", "tensor",
+]  # fmt: skip
 
 
 class Tensor:
-    """Numbers in row-major order with a shape; `t[i]` drops the first axis, as a nested list does."""
+    """Numbers in row-major order with a shape; `t[i]` drops the first axis, as a nested list does.
+
+    `+ - * /` broadcast, `@` is a product of matrices in the last two axes, `.T` exchanges these, `t[..., a:b]` are
+    slices; what they give are 50-digit numbers.
+    """
 
     def __init__(self, shape, data, dtype="float64"):
         self.shape, self.data, self.dtype = tuple(shape), list(data), dtype
@@ -26,6 +35,8 @@ class Tensor:
         return self.shape[0]
 
     def __getitem__(self, i):
+        if not isinstance(i, int):
+            return self._sliced(i if isinstance(i, tuple) else (i,))
         if not 0 <= i < self.shape[0]:
             raise IndexError(f"index {i} of an axis of {self.shape[0]}")
         size = prod(self.shape[1:])
@@ -34,6 +45,95 @@ class Tensor:
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
+
+    def _sliced(self, slices):
+        """Slices of the first axes, or after `...` of the last."""
+        rest = [slice(None)] * (len(self.shape) - len(slices) + (... in slices))
+        n = slices.index(...) if ... in slices else len(slices)
+        kept = [range(size)[s] for size, s in zip(self.shape, [*slices[:n], *rest, *slices[n + 1 :]], strict=True)]
+        return Tensor(map(len, kept), self._at(kept, _strides(self.shape)), self.dtype)
+
+    def _at(self, kept, strides):
+        """The numbers at some indices of each axis."""
+        places = [0]
+        for along, stride in zip(kept, strides, strict=True):
+            places = [place + i * stride for place in places for i in along]
+        return [self.data[place] for place in places]
+
+    def broadcast(self, shape):
+        """This, repeated along new axes in front and axes of length 1."""
+        own = (1,) * (len(shape) - len(self.shape)) + self.shape
+        strides = [0 if size == 1 else stride for size, stride in zip(own, _strides(own), strict=True)]
+        return Tensor(shape, self._at(map(range, shape), strides), self.dtype)
+
+    def reshaped(self, *shape):
+        return Tensor(shape, self.data, self.dtype)
+
+    def transposed(self, order):
+        """The axes in another order."""
+        kept = [range(self.shape[n]) for n in order]
+        strides = _strides(self.shape)
+        return Tensor(map(len, kept), self._at(kept, [strides[n] for n in order]), self.dtype)
+
+    @property
+    def T(self):
+        return move_axis(self, -1, -2)
+
+    def map(self, function):
+        """A function of every number."""
+        return Tensor(self.shape, [function(exact(x)) for x in self.data])
+
+    def __add__(self, other):
+        return _elementwise(operator.add, self, other)
+
+    def __sub__(self, other):
+        return _elementwise(operator.sub, self, other)
+
+    def __mul__(self, other):
+        return _elementwise(operator.mul, self, other)
+
+    def __truediv__(self, other):
+        return _elementwise(operator.truediv, self, other)
+
+    __radd__, __rmul__ = __add__, __mul__  # sum() begins with 0; a scale stands in front
+
+    def __matmul__(self, other):
+        def product(a, b):
+            columns = [[exact(x) for x in b.data[c :: b.shape[1]]] for c in range(b.shape[1])]
+            rows = [[exact(x) for x in row] for row in a]
+            return Tensor((a.shape[0], b.shape[1]), [mp.fdot(row, column) for row in rows for column in columns])
+
+        if self.shape[-1] != other.shape[-2]:
+            raise ValueError(f"no product of shapes {self.shape} and {other.shape}")
+        return lift(product, (2, 2), self, other)
+
+
+def _elementwise(function, a, b):
+    b = b if isinstance(b, Tensor) else Tensor((), [b])
+    shape = _broadcast([a.shape, b.shape])
+    pairs = zip(a.broadcast(shape).data, b.broadcast(shape).data, strict=True)
+    return Tensor(shape, [function(exact(x), exact(y)) for x, y in pairs])
+
+
+def _strides(shape):
+    return [prod(shape[n + 1 :]) for n in range(len(shape))]
+
+
+def concat(*tensors, axis=-1):
+    """Tensors one after the other along an axis; the other axes are the same."""
+    rows = [move_axis(t, axis, 0) for t in tensors]
+    length = sum(map(len, rows))
+    joined = Tensor((length, *rows[0].shape[1:]), [x for t in rows for x in t.data], tensors[0].dtype)
+    return move_axis(joined, 0, axis)
+
+
+def mean(t):
+    """Over the last axis, which stays with length 1."""
+    return lift(lambda row: [mp.fsum(exact(x) for x in row) / len(row)], (1,), t)
+
+
+def sqrt(t):
+    return t.map(mp.sqrt)
 
 
 def tensor(nested, dtype="float64"):
@@ -102,7 +202,4 @@ def move_axis(t, source, destination):
     """`t` with one axis moved to another place, the others in order."""
     order = [n for n in range(len(t.shape)) if n != source % len(t.shape)]
     order.insert(destination % len(t.shape), source % len(t.shape))
-    shape = [t.shape[n] for n in order]
-    values = dict(zip(indices(t.shape), t.data, strict=True))
-    back = [order.index(n) for n in range(len(order))]
-    return Tensor(shape, [values[tuple(index[n] for n in back)] for index in indices(shape)], t.dtype)
+    return t.transposed(order)

@@ -1,26 +1,17 @@
-"""LayerNorm, RMSNorm and DeepNorm's constants, for one row of numbers."""
+"""LayerNorm, RMSNorm and DeepNorm's constants."""
 
 from math import prod
 
-from ..exact import Tensor, exact, indices, mp, mpf, tensor
+from ..exact import exact, lift, mean, mp, mpf, sqrt, tensor
 
 
-def layer_norm_row(x, gamma, beta, eps):
-    x = [exact(value) for value in x]
-    mean = mp.fsum(x) / len(x)
-    variance = mp.fsum((value - mean) ** 2 for value in x) / len(x)
-    return [
-        (value - mean) / mp.sqrt(variance + exact(eps)) * exact(g) + exact(b)
-        for value, g, b in zip(x, gamma, beta, strict=True)
-    ]
+def layer_norm(x, gamma, beta, eps):
+    apart = x - mean(x)
+    return apart / sqrt(mean(apart * apart) + eps) * gamma + beta
 
 
-def rms_norm_row(x, gamma, beta, eps):
-    x = [exact(value) for value in x]
-    mean_square = mp.fsum(value**2 for value in x) / len(x)
-    return [
-        value / mp.sqrt(mean_square + exact(eps)) * exact(g) + b for value, g, b in zip(x, gamma, beta, strict=True)
-    ]
+def rms_norm(x, gamma, eps):
+    return x / sqrt(mean(x * x) + eps) * gamma
 
 
 def constants(part, n, m):
@@ -40,19 +31,27 @@ def root(x, degree):
 # --- a second formulation of each, which must agree before a vector is written --------------------------------------
 
 
-def layer_norm_row_by_differences(x, gamma, beta, eps):
+def layer_norm_by_differences(x, gamma, beta, eps):
     """Only differences of entries: the mean never appears."""
-    n = len(x)
-    apart = [[exact(a) - exact(b) for b in x] for a in x]
-    spread = mp.fsum(d**2 for row in apart for d in row) / 2 + n * n * exact(eps)  # n² (variance + eps)
-    return [mp.fsum(row) / mp.sqrt(spread) * exact(g) + exact(b) for row, g, b in zip(apart, gamma, beta, strict=True)]
+
+    def row(x):
+        n = len(x)
+        apart = [[exact(a) - exact(b) for b in x] for a in x]
+        spread = mp.fsum(d**2 for row in apart for d in row) / 2 + n * n * exact(eps)  # n² (variance + eps)
+        return [mp.fsum(row) / mp.sqrt(spread) for row in apart]
+
+    return lift(row, (1,), x) * gamma + beta
 
 
-def rms_norm_row_by_length(x, gamma, beta, eps):
+def rms_norm_by_length(x, gamma, eps):
     """The row on a sphere of radius √n, after a coordinate √(n eps) was added to it."""
-    n = len(x)
-    length = mp.norm([*(exact(value) for value in x), mp.sqrt(n * exact(eps))])
-    return [mp.sqrt(n) * exact(value) / length * exact(g) + b for value, g, b in zip(x, gamma, beta, strict=True)]
+
+    def row(x):
+        n = len(x)
+        length = mp.norm([*(exact(value) for value in x), mp.sqrt(n * exact(eps))])
+        return [mp.sqrt(n) * exact(value) / length for value in x]
+
+    return lift(row, (1,), x) * gamma
 
 
 def constants_by_logarithms(part, n, m):
@@ -67,35 +66,25 @@ def constants_by_logarithms(part, n, m):
 # --- over any axes --------------------------------------------------------------------------------------------------
 
 
-def _over(row):
-    """The row function over the normalised axes, for every index of the others."""
+def _over(norm, default):
+    """The norm over the axes that are asked for, as one that comes last."""
 
-    def over(x, gamma, beta=None, eps=None, axis=-1, unit_offset=False):
+    def over(x, gamma, beta=None, eps=default, axis=-1, unit_offset=False):
         axes = [n % len(x.shape) for n in (axis if isinstance(axis, list) else [axis])]
-        inner = [x.shape[n] for n in axes]
-        size = prod(inner)
-        gamma = [mpf(1)] * size if gamma is None else [exact(g) + (1 if unit_offset else 0) for g in gamma.data]
-        beta = [mpf(0)] * size if beta is None else beta.data
-        values = dict(zip(indices(x.shape), x.data, strict=True))
-        result = {}
-        for outer in indices([1 if n in axes else length for n, length in enumerate(x.shape)]):
-            places = []
-            for index in indices(inner):
-                place = list(outer)
-                for n, i in zip(axes, index, strict=True):
-                    place[n] = i
-                places.append(tuple(place))
-            result.update(zip(places, row([values[p] for p in places], gamma, beta, eps), strict=True))
-        return {"out": Tensor(x.shape, [result[index] for index in indices(x.shape)])}
+        order = [n for n in range(len(x.shape)) if n not in axes] + axes
+        size = prod(x.shape[n] for n in axes)
+        rows = x.transposed(order)
+        flat = rows.reshaped(*rows.shape[: -len(axes)], size)
+        gamma = tensor([1] * size) if gamma is None else gamma.reshaped(size) + int(unit_offset)
+        beta = 0 if beta is None else beta.reshaped(size)
+        out = norm(flat, gamma, beta, eps).reshaped(*rows.shape)
+        return {"out": out.transposed([order.index(n) for n in range(len(order))])}
 
     return over
 
 
-def _with_eps(over, default):
-    def function(**arguments):
-        return over(**{"eps": default, **arguments})
-
-    return function
+def _without_offset(norm):
+    return lambda x, gamma, beta, eps: norm(x, gamma, eps)
 
 
 def _constants(function):
@@ -107,12 +96,12 @@ def _constants(function):
 
 
 FUNCTIONS = {
-    "layer_norm": _with_eps(_over(layer_norm_row), mpf("1e-5")),
-    "rms_norm": _with_eps(_over(rms_norm_row), mpf("1e-6")),
+    "layer_norm": _over(layer_norm, mpf("1e-5")),
+    "rms_norm": _over(_without_offset(rms_norm), mpf("1e-6")),
     "deepnorm_constants": _constants(constants),
 }
 SECOND = {
-    "layer_norm": _with_eps(_over(layer_norm_row_by_differences), mpf("1e-5")),
-    "rms_norm": _with_eps(_over(rms_norm_row_by_length), mpf("1e-6")),
+    "layer_norm": _over(layer_norm_by_differences, mpf("1e-5")),
+    "rms_norm": _over(_without_offset(rms_norm_by_length), mpf("1e-6")),
     "deepnorm_constants": _constants(constants_by_logarithms),
 }
