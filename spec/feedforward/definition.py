@@ -1,4 +1,4 @@
-"""Activations, feed-forward networks and packed gates, for one number and one token."""
+"""Activations, for one number; feed-forward networks and packed gates."""
 
 from ..exact import Tensor, exact, inf, isinf, isnan, lift, mp, mpf
 
@@ -79,37 +79,36 @@ def at(function, limits, x):
     return function(exact(x))
 
 
-# --- networks, for one token ----------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------------------------
 
 
-def linear(x, w, b):
-    """x W + b, a column at a time."""
-    columns = range(w.shape[1])
-    return [mp.fsum(x[i] * exact(w[i][c]) for i in range(len(x))) + (exact(b[c]) if b else 0) for c in columns]
+def linear(x, w, b=None):
+    return x @ w if b is None else x @ w + b
 
 
-def token(x, f, w_in, b_in, w_out, b_out):
-    hidden = [f(value) for value in linear([exact(value) for value in x], w_in, b_in)]
-    return linear(hidden, w_out, b_out)
+def feed_forward(x, f, w_in, b_in, w_out, b_out):
+    return linear(linear(x, w_in, b_in).map(f), w_out, b_out)
 
 
-def gated_token(x, f, w_gate, w_up, w_out, b_gate=None, b_up=None, b_out=None):
-    x = [exact(value) for value in x]
-    gate, up = linear(x, w_gate, b_gate), linear(x, w_up, b_up)
-    return linear([f(g) * u for g, u in zip(gate, up, strict=True)], w_out, b_out)
+def gated_feed_forward(x, f, w_gate, w_up, w_out, b_gate=None, b_up=None, b_out=None):
+    return linear(linear(x, w_gate, b_gate).map(f) * linear(x, w_up, b_up), w_out, b_out)
 
 
-def units(x, f, w_in, b_in, w_out, b_out, factor=None):
+def by_units(x, f, w_in, b_in, w_out, b_out, factor=None):
     """The output as a sum over hidden units, each of which writes its row of w_out."""
-    out = [exact(b_out[c]) if b_out else mpf(0) for c in range(w_out.shape[1])]
-    for unit in range(w_in.shape[1]):
-        weight = f(one_unit(x, w_in, b_in, unit)) * (factor(unit) if factor else 1)
-        out = [value + weight * exact(w_out[unit][c]) for c, value in enumerate(out)]
-    return out
+
+    def token(x):
+        out = [exact(b_out[c]) if b_out else mpf(0) for c in range(w_out.shape[1])]
+        for unit in range(w_in.shape[1]):
+            weight = f(one_unit(x, w_in, b_in, unit)) * (factor(x, unit) if factor else 1)
+            out = [value + weight * exact(w_out[unit][c]) for c, value in enumerate(out)]
+        return out
+
+    return lift(token, (1,), x)
 
 
-def gated_units(x, f, w_gate, w_up, w_out, b_gate=None, b_up=None, b_out=None):
-    return units(x, f, w_gate, b_gate, w_out, b_out, factor=lambda unit: one_unit(x, w_up, b_up, unit))
+def gated_by_units(x, f, w_gate, w_up, w_out, b_gate=None, b_up=None, b_out=None):
+    return by_units(x, f, w_gate, b_gate, w_out, b_out, factor=lambda x, unit: one_unit(x, w_up, b_up, unit))
 
 
 def one_unit(x, w, b, unit):
@@ -122,28 +121,29 @@ def one_unit(x, w, b, unit):
 # --- packed gates ---------------------------------------------------------------------------------------------------
 
 
-def split_row(row, gate_order):
-    f = len(row) // 2
-    places = {
-        "first": (range(f), range(f, 2 * f)),
-        "second": (range(f, 2 * f), range(f)),
-        "interleaved": (range(0, 2 * f, 2), range(1, 2 * f, 2)),
-    }
-    return tuple([exact(row[c]) for c in columns] for columns in places[gate_order])
+def split_gate(packed, gate_order):
+    f = packed.shape[-1] // 2
+    first, last = (slice(0, 2 * f, 2), slice(1, None, 2)) if gate_order == "interleaved" else (slice(f), slice(f, None))
+    gate, up = (last, first) if gate_order == "second" else (first, last)
+    return packed[..., gate], packed[..., up]
 
 
-def split_row_by_removal(row, gate_order):
+def split_gate_by_removal(packed, gate_order):
     """Numbers are taken from a list one after the other, and each goes to the part whose turn it is."""
-    rest, gate, up = [exact(value) for value in row], [], []
-    half = len(rest) // 2
-    while rest:
-        taken = len(gate) + len(up)
-        own = {"first": taken < half, "second": taken >= half, "interleaved": len(gate) == len(up)}[gate_order]
-        (gate if own else up).append(rest.pop(0))
-    return gate, up
+
+    def split(row):
+        rest, gate, up = [exact(value) for value in row], [], []
+        half = len(rest) // 2
+        while rest:
+            taken = len(gate) + len(up)
+            own = {"first": taken < half, "second": taken >= half, "interleaved": len(gate) == len(up)}[gate_order]
+            (gate if own else up).append(rest.pop(0))
+        return gate, up
+
+    return lift(split, (1,), packed)
 
 
-# --- over any leading axes ------------------------------------------------------------------------------------------
+# --- by the names of arguments --------------------------------------------------------------------------------------
 
 
 def _elementwise(table, name):
@@ -154,16 +154,16 @@ def _elementwise(table, name):
     return over
 
 
-def _tokens(table, function, default):
+def _network(table, function, default):
     def over(x, params, activation=default):
-        return {"out": lift(lambda row: function(row, table[activation], **params["fields"]), (1,), x)}
+        return {"out": function(x, table[activation], **params["fields"])}
 
     return over
 
 
-def _split(row):
+def _split(split):
     def over(packed, gate_order):
-        gate, up = lift(lambda values: row(values, gate_order), (1,), packed)
+        gate, up = split(packed, gate_order)
         return {"gate": gate, "up": up}
 
     return over
@@ -172,11 +172,11 @@ def _split(row):
 def _functions(table, network, gated, split):
     names = [name for name in table if name not in ("identity", "gelu_tanh")]
     return {name: _elementwise(table, name) for name in names} | {
-        "feed_forward": _tokens(table, network, "relu"),
-        "gated_feed_forward": _tokens(table, gated, "silu"),
+        "feed_forward": _network(table, network, "relu"),
+        "gated_feed_forward": _network(table, gated, "silu"),
         "feedforward.split_gate": _split(split),
     }
 
 
-FUNCTIONS = _functions(ACTIVATIONS, token, gated_token, split_row)
-SECOND = _functions(SECOND_ACTIVATIONS, units, gated_units, split_row_by_removal)
+FUNCTIONS = _functions(ACTIVATIONS, feed_forward, gated_feed_forward, split_gate)
+SECOND = _functions(SECOND_ACTIVATIONS, by_units, gated_by_units, split_gate_by_removal)

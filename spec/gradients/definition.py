@@ -7,10 +7,9 @@ is 0). `closed.py` has the same derivatives as formulas.
 
 from ..attention.definition import FUNCTIONS as ATTENTION
 from ..attention.definition import dense_mask as dense_mask_of_attention
-from ..exact import Tensor, exact, inf, isinf, isnan, lift, mp, mpf
-from ..feedforward.definition import ACTIVATIONS
+from ..exact import Tensor, exact, inf, isinf, isnan, mp, mpf
+from ..feedforward.definition import ACTIVATIONS, linear
 from ..feedforward.definition import FUNCTIONS as FEEDFORWARD
-from ..feedforward.definition import linear as linear_of_token
 from ..heads.definition import FUNCTIONS as HEADS
 from ..heads.definition import dense_mask as dense_mask_of_heads
 from ..heads.definition import unpacked
@@ -128,10 +127,6 @@ def of_attention(function):
     return with_scale(vjp, size_of_query)
 
 
-def linear(x, w, b=None):
-    return {"out": lift(lambda token: linear_of_token([exact(a) for a in token], w, b), (1,), x)}
-
-
 def chain(x, blocks, every=None):
     for name in blocks:
         x = ELEMENTARY[name](x)["out"]
@@ -179,7 +174,7 @@ FUNCTIONS = {
     "rms_norm_vjp": differentiated(NORMS["rms_norm"], ("x", "gamma")),
     "feed_forward_vjp": differentiated(FEEDFORWARD["feed_forward"], ("x", "params")),
     "gated_feed_forward_vjp": differentiated(FEEDFORWARD["gated_feed_forward"], ("x", "params")),
-    "gradients.linear_vjp": differentiated(linear, ("x", "w", "b")),
+    "gradients.linear_vjp": differentiated(lambda **arguments: {"out": linear(**arguments)}, ("x", "w", "b")),
     "rope_vjp": differentiated(POSITIONS["rope"], ("x",)),
     "gradients.rotate_vjp": differentiated(POSITIONS["positions.rotate"], ("x", "cos", "sin")),
     "gradients.checkpoint_vjp": differentiated(chain, ("x",)),
