@@ -2,18 +2,18 @@
 
 from ..attention.definition import biased, capped, matrix, score
 from ..attention.definition import dense_mask as dense_mask_of_attention
-from ..exact import Tensor, exact, indices, inf, mp, mpf
+from ..exact import Tensor, concat, exact, indices, inf, mp, mpf
+from ..feedforward.definition import linear
 from ..heads.definition import (
     dense_mask,
     grouped_query_attention,
     merge_heads,
     normalised_heads,
     positions_of,
-    projected,
     rotated,
     split_heads,
     unpacked,
-    with_head_axis,
+    with_axis,
 )
 from .pieces import linear_vjp, norm_vjp, rope_vjp
 from .sums import Sums, element
@@ -95,8 +95,8 @@ def grouped_query_attention_vjp(d_out, q, k, v, **options):
 
 
 def multi_query_attention_vjp(d_out, q, k, v, **options):
-    found = grouped_query_attention_vjp(d_out, q, with_head_axis(k), with_head_axis(v), **options)
-    return found | {"k": Tensor(k.shape, found["k"].data), "v": Tensor(v.shape, found["v"].data)}
+    found = grouped_query_attention_vjp(d_out, q, with_axis(k, -2), with_axis(v, -2), **options)
+    return found | {"k": found["k"].reshaped(*k.shape), "v": found["v"].reshaped(*v.shape)}
 
 
 def multi_head_attention_vjp(
@@ -110,7 +110,7 @@ def multi_head_attention_vjp(
     mask = dense_mask(x_q=x_q, x_kv=kv, mask=mask, q_positions=q_positions, k_positions=k_positions)
     at = dict(zip("qk", positions_of(x_q, kv, q_positions, k_positions), strict=True))
     count, source = {"q": heads, "k": kv_heads}, {"q": x_q, "k": kv, "v": kv}
-    wide = {name: projected(source[name], p[f"w_{name}"], p[f"b_{name}"]) for name in "qkv"}
+    wide = {name: linear(source[name], p[f"w_{name}"], p[f"b_{name}"]) for name in "qkv"}
     normal = {name: normalised_heads(wide[name], count[name], p[f"{name}_norm"], qk_norm_eps) for name in "qk"}
     q, k = (rotated(normal[name], at[name], rope) for name in "qk")
     v = split_heads(wide["v"], kv_heads)
@@ -122,8 +122,7 @@ def multi_head_attention_vjp(
     for name in "qk":
         d = inner[name]
         if rope is not None:
-            over_heads = Tensor((*at[name].shape[:-1], 1, at[name].shape[-1]), at[name].data, "int64")
-            d = rope_vjp(d, normal[name], over_heads, **rope["fields"])["x"]
+            d = rope_vjp(d, normal[name], with_axis(at[name], -1), **rope["fields"])["x"]
         passed[name], found[f"{name}_norm"] = before_norm(d, wide[name], count[name], p[f"{name}_norm"], qk_norm_eps)
     into = {name: linear_vjp(passed[name], source[name], p[f"w_{name}"], p[f"b_{name}"]) for name in "qkv"}
     for name, of in into.items():
@@ -131,8 +130,7 @@ def multi_head_attention_vjp(
     result = {f"params.{name}": t for name, t in packed(params, found).items() if t is not None}
     sequences = {"x_q": ("q",), "x_kv": ("k", "v")} if x_kv is not None else {"x_q": ("q", "k", "v")}
     for name, parts in sequences.items():
-        terms = zip(*(into[part]["x"].data for part in parts), strict=True)
-        result[name] = Tensor(into[parts[0]]["x"].shape, [mp.fsum(numbers) for numbers in terms])
+        result[name] = sum(into[part]["x"] for part in parts)
     return result | {name: inner[name] for name in ("bias", "sinks", "scale") if name in inner}
 
 
@@ -151,10 +149,7 @@ def packed(params, found):
     """The gradients under the names that the parameter set has."""
     if params["params"] == "MultiHeadParams":
         return found
-    parts = [found[f"w_{name}"] for name in "qkv"]
-    rows = [a for e in range(parts[0].shape[0]) for part in parts for a in part[e]]
-    found["w_qkv"] = Tensor((parts[0].shape[0], len(rows) // parts[0].shape[0]), rows)
+    found["w_qkv"] = concat(*(found[f"w_{name}"] for name in "qkv"))
     if found["b_q"] is not None:
-        bias = [a for name in "qkv" for a in found[f"b_{name}"].data]
-        found["b_qkv"] = Tensor((len(bias),), bias)
+        found["b_qkv"] = concat(*(found[f"b_{name}"] for name in "qkv"))
     return {name: found.get(name) for name in ("w_qkv", "w_o", "b_qkv", "b_o", "q_norm", "k_norm")}

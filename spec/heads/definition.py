@@ -3,7 +3,9 @@
 from ..attention.definition import attention as attention_over_axes
 from ..attention.definition import dense_mask as dense_mask_of_attention
 from ..attention.definition import matrix
-from ..exact import Tensor, exact, indices, inf, lift, mp, mpf
+from ..exact import Tensor, concat, exact, inf, lift, move_axis, mp, mpf
+from ..feedforward.definition import linear
+from ..norms.definition import rms_norm
 from ..positions.definition import rope as rope_over_tokens
 from ..positions.definition import rope_by_complex_numbers
 
@@ -11,18 +13,13 @@ from ..positions.definition import rope_by_complex_numbers
 def split_heads(x, heads):
     """(..., N, H·D) to (..., H, N, D)."""
     *lead, n, width = x.shape
-    size = width // heads
-    values = dict(zip(indices(x.shape), x.data, strict=True))
-    shape = (*lead, heads, n, size)
-    return Tensor(shape, [values[(*b, i, h * size + d)] for *b, h, i, d in indices(shape)])
+    return move_axis(x.reshaped(*lead, n, heads, width // heads), -2, -3)
 
 
 def merge_heads(x):
     """(..., H, N, D) to (..., N, H·D)."""
     *lead, heads, n, size = x.shape
-    values = dict(zip(indices(x.shape), x.data, strict=True))
-    shape = (*lead, n, heads * size)
-    return Tensor(shape, [values[(*b, c // size, i, c % size)] for *b, i, c in indices(shape)])
+    return move_axis(x, -3, -2).reshaped(*lead, n, heads * size)
 
 
 def head_read_by(h, heads, kv_heads):
@@ -31,14 +28,8 @@ def head_read_by(h, heads, kv_heads):
 
 def given_to_query_heads(x, heads):
     """(..., G, M, D) to (..., H, M, D): what each query head reads."""
-    kv_heads = x.shape[-3]
-
-    def pick(x):
-        return Tensor(
-            (heads, *x.shape[1:]), [a for h in range(heads) for a in x[head_read_by(h, heads, kv_heads)].data]
-        )
-
-    return lift(pick, (3,), x)
+    read = [head_read_by(h, heads, x.shape[-3]) for h in range(heads)]
+    return concat(*(x[..., g : g + 1, :, :] for g in read), axis=-3)
 
 
 def grouped_query_attention(q, k, v, **options):
@@ -46,40 +37,16 @@ def grouped_query_attention(q, k, v, **options):
     return attention_over_axes(q, given_to_query_heads(k, heads), given_to_query_heads(v, heads), **options)
 
 
-def with_head_axis(x):
-    """(..., M, D) to (..., 1, M, D)."""
-    return Tensor((*x.shape[:-2], 1, *x.shape[-2:]), x.data, x.dtype)
+def with_axis(t, place):
+    """The same with an axis of length 1 before place -1 or -2."""
+    return t.reshaped(*t.shape[:place], 1, *t.shape[place:])
 
 
 def multi_query_attention(q, k, v, **options):
-    return grouped_query_attention(q, with_head_axis(k), with_head_axis(v), **options)
+    return grouped_query_attention(q, with_axis(k, -2), with_axis(v, -2), **options)
 
 
 # --- with projections -----------------------------------------------------------------------------------------------
-
-
-def projected(x, w, b):
-    """x W + b for every token; x (..., N, E), W (E, C)."""
-
-    def tokens(x):
-        rows = [
-            mp.fsum(exact(x[i][e]) * exact(w[e][c]) for e in range(w.shape[0])) + (exact(b[c]) if b is not None else 0)
-            for i in range(x.shape[0])
-            for c in range(w.shape[1])
-        ]
-        return Tensor((x.shape[0], w.shape[1]), rows)
-
-    return lift(tokens, (2,), x)
-
-
-def rms_norm(x, gain, eps):
-    """Every row divided by the root of its mean square, times the gain; x (..., D)."""
-
-    def row(x):
-        mean = mp.fsum(exact(a) ** 2 for a in x) / len(x)
-        return Tensor(x.shape, [exact(a) / mp.sqrt(mean + exact(eps)) * exact(g) for a, g in zip(x, gain, strict=True)])
-
-    return lift(row, (1,), x)
 
 
 def normalised_heads(x, heads, gain, eps):
@@ -95,8 +62,7 @@ def rotated(x, positions, options, turn=rope_over_tokens):
     """Heads (..., H, N, D) rotated by the positions (..., N) of their tokens."""
     if options is None:
         return x
-    over_heads = Tensor((*positions.shape[:-1], 1, positions.shape[-1]), positions.data, positions.dtype)
-    return turn(x, over_heads, **options["fields"])["out"]
+    return turn(x, with_axis(positions, -1), **options["fields"])["out"]
 
 
 def unpacked(params, heads, kv_heads):
@@ -112,17 +78,9 @@ def unpacked(params, heads, kv_heads):
             "v": (w.shape[1] - values, w.shape[1]),
         }
         for name, (first, last) in ends.items():
-            fields[f"w_{name}"] = columns(w, first, last)
-            fields[f"b_{name}"] = None if b is None else Tensor((last - first,), b.data[first:last])
+            fields[f"w_{name}"] = w[:, first:last]
+            fields[f"b_{name}"] = None if b is None else b[first:last]
     return dict.fromkeys(("b_q", "b_k", "b_v", "b_o", "q_norm", "k_norm")) | fields
-
-
-def columns(w, first, last):
-    return Tensor((w.shape[0], last - first), [row[c] for row in w for c in range(first, last)])
-
-
-def rows(w, first, last):
-    return Tensor((last - first, w.shape[1]), [x for e in range(first, last) for x in w[e]])
 
 
 def positions_of(x_q, x_kv, q_positions, k_positions):
@@ -143,10 +101,7 @@ def dense_mask(mask=None, q_positions=None, k_positions=None, **arguments):
         )
     x_q, x_kv = arguments["x_q"], arguments["x_kv"]
     x_kv = x_q if x_kv is None else x_kv
-    q_positions, k_positions = (
-        None if p is None else Tensor((*p.shape[:-1], 1, p.shape[-1]), p.data, p.dtype)
-        for p in (q_positions, k_positions)
-    )
+    q_positions, k_positions = (None if p is None else with_axis(p, -1) for p in (q_positions, k_positions))
     return dense_mask_of_attention(x_q, x_kv, mask, q_positions=q_positions, k_positions=k_positions)
 
 
@@ -158,11 +113,11 @@ def multi_head_attention(
     p = unpacked(params, heads, kv_heads)
     mask = dense_mask(x_q=x_q, x_kv=x_kv, mask=mask, q_positions=q_positions, k_positions=k_positions)
     i, j = positions_of(x_q, x_kv, q_positions, k_positions)
-    q = rotated(normalised_heads(projected(x_q, p["w_q"], p["b_q"]), heads, p["q_norm"], qk_norm_eps), i, rope)
-    k = rotated(normalised_heads(projected(x_kv, p["w_k"], p["b_k"]), kv_heads, p["k_norm"], qk_norm_eps), j, rope)
-    v = split_heads(projected(x_kv, p["w_v"], p["b_v"]), kv_heads)
+    q = rotated(normalised_heads(linear(x_q, p["w_q"], p["b_q"]), heads, p["q_norm"], qk_norm_eps), i, rope)
+    k = rotated(normalised_heads(linear(x_kv, p["w_k"], p["b_k"]), kv_heads, p["k_norm"], qk_norm_eps), j, rope)
+    v = split_heads(linear(x_kv, p["w_v"], p["b_v"]), kv_heads)
     out = grouped_query_attention(q, k, v, mask=mask, **options)["out"]
-    return projected(merge_heads(out), p["w_o"], p["b_o"])
+    return linear(merge_heads(out), p["w_o"], p["b_o"])
 
 
 # --- second formulations --------------------------------------------------------------------------------------------
@@ -173,21 +128,12 @@ def multi_head_attention(
 
 def split_heads_by_slices(x, heads):
     size = x.shape[-1] // heads
-
-    def tokens(x):
-        return Tensor(
-            (heads, len(x), size), [a for h in range(heads) for row in x for a in row.data[h * size :][:size]]
-        )
-
-    return lift(tokens, (2,), x)
+    return concat(*(with_axis(x[..., h * size : (h + 1) * size], -2) for h in range(heads)), axis=-3)
 
 
 def merge_heads_by_slices(x):
-    def tokens(x):
-        heads, n, size = x.shape
-        return Tensor((n, heads * size), [a for i in range(n) for h in range(heads) for a in x[h][i]])
-
-    return lift(tokens, (3,), x)
+    *lead, heads, n, size = x.shape
+    return concat(*(x[..., h : h + 1, :, :].reshaped(*lead, n, size) for h in range(heads)))
 
 
 def folded(table, heads, kv_heads, n, m):
@@ -246,9 +192,8 @@ def multi_head_attention_by_heads(
     mask = dense_mask(x_q=x_q, x_kv=x_kv, mask=mask, q_positions=q_positions, k_positions=k_positions)
     i, j = positions_of(x_q, x_kv, q_positions, k_positions)
     size, v_size = p["w_q"].shape[1] // heads, p["w_v"].shape[1] // kv_heads
-    ones = Tensor((*x_kv.shape[:-1], 1), [1.0] * (len(x_kv.data) // x_kv.shape[-1]))
-    mixable = lift(lambda a, b: Tensor((len(a) + 1,), a.data + b.data), (1, 1), x_kv, ones)
-    total = None
+    mixable = concat(x_kv, Tensor((*x_kv.shape[:-1], 1), [1.0] * (len(x_kv.data) // x_kv.shape[-1])))
+    parts = []
     for h in range(heads):
         g = head_read_by(h, heads, kv_heads)
         q, k = (
@@ -262,15 +207,12 @@ def multi_head_attention_by_heads(
             q, k, mixable, mask=of_head(mask, h, 2), bias=of_head(bias, h, 2), sinks=of_head(sinks, h, 0),
             dropout=drop, **options,
         )["out"]  # fmt: skip
-        w_v = columns(p["w_v"], g * v_size, (g + 1) * v_size)
-        b_v = p["b_v"].data[g * v_size :][:v_size] if p["b_v"] is not None else [0.0] * v_size
-        with_bias = Tensor((w_v.shape[0] + 1, v_size), w_v.data + b_v)
-        w = projected(with_bias, rows(p["w_o"], h * v_size, (h + 1) * v_size), None)  # W_v and W_o in one matrix
-        part = projected(mixed, w, p["b_o"] if h == 0 else None)
-        total = (
-            part if total is None else Tensor(part.shape, [a + b for a, b in zip(total.data, part.data, strict=True)])
-        )
-    return total
+        w_v = p["w_v"][:, g * v_size : (g + 1) * v_size]
+        b_v = p["b_v"][g * v_size : (g + 1) * v_size] if p["b_v"] is not None else Tensor((v_size,), [0.0] * v_size)
+        w_o = p["w_o"][h * v_size : (h + 1) * v_size]
+        w = concat(w_v, with_axis(b_v, -1), axis=0) @ w_o  # values and output in one matrix
+        parts.append(linear(mixed, w, p["b_o"] if h == 0 else None))
+    return sum(parts)
 
 
 def turned(x, positions, options):
@@ -280,17 +222,16 @@ def turned(x, positions, options):
 
 def one_head(x, w, b, gain, first, size, eps):
     """One head of queries or keys, from its own columns, with the norm by the length of the vector."""
-    own = projected(x, columns(w, first, first + size), None if b is None else Tensor((size,), b.data[first:][:size]))
+    own = linear(x, w[:, first : first + size], None if b is None else b[first : first + size])
     if gain is None:
         return own
-    whole = own if len(gain) == size else projected(x, w, b)
-    gains = gain.data if len(gain) == size else gain.data[first:][:size]
+    whole = own if len(gain) == size else linear(x, w, b)
+    gains = gain if len(gain) == size else gain[first : first + size]
 
-    def token(own, whole):
-        length = mp.norm(list(whole.data) + [mp.sqrt(exact(eps) * len(whole))])
-        return Tensor(own.shape, [a * mp.sqrt(len(whole)) / length * exact(g) for a, g in zip(own, gains, strict=True)])
+    def length(token):
+        return [mp.norm([*token, mp.sqrt(exact(eps) * len(token))]) / mp.sqrt(len(token))]
 
-    return lift(token, (1, 1), own, whole)
+    return own / lift(length, (1,), whole) * gains
 
 
 def of_head(t, h, core):
@@ -324,9 +265,7 @@ SECOND = {
     "merge_heads": _out(merge_heads_by_slices),
     "grouped_query_attention": _asked(grouped_query_attention_by_folding),
     "multi_query_attention": _asked(
-        lambda q, k, v, **options: grouped_query_attention_by_folding(
-            q, with_head_axis(k), with_head_axis(v), **options
-        )
+        lambda q, k, v, **options: grouped_query_attention_by_folding(q, with_axis(k, -2), with_axis(v, -2), **options)
     ),
     "multi_head_attention": _out(multi_head_attention_by_heads),
 }

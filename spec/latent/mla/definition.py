@@ -2,7 +2,8 @@
 
 from ...attention.definition import mixed
 from ...exact import Tensor, exact, lift, mp, mpf
-from ...heads.definition import projected, rms_norm
+from ...heads.definition import linear as projected
+from ...heads.definition import rms_norm
 from ...masks.definition import dense
 from ...positions.definition import rope as rope_over_tokens
 from ...positions.definition import rope_by_complex_numbers
