@@ -141,19 +141,8 @@ def folded(table, heads, kv_heads, n, m):
     if table is None:
         return None
     table = matrix(table)
-    while len(table.shape) < 3:
-        table = Tensor((1, *table.shape), table.data, table.dtype)
-    group = heads // kv_heads
-
-    def block(t):
-        def cell(h, i, j):
-            return t[h if t.shape[0] > 1 else 0][i if t.shape[1] > 1 else 0][j if t.shape[2] > 1 else 0]
-
-        cells = [cell(h, i, j) for h in range(heads) for i in range(n) for j in range(m)]
-        return Tensor((kv_heads, group * n, m), cells, table.dtype)
-
-    result = lift(block, (3,), table)
-    return Tensor(result.shape, result.data, table.dtype)
+    lead = table.shape[:-3]
+    return table.broadcast((*lead, heads, n, m)).reshaped(*lead, kv_heads, heads // kv_heads * n, m)
 
 
 def grouped_query_attention_by_folding(q, k, v, mask=None, bias=None, sinks=None, dropout=None, **options):
@@ -166,11 +155,11 @@ def grouped_query_attention_by_folding(q, k, v, mask=None, bias=None, sinks=None
         keep = folded(dropout["fields"]["keep"], heads, kv_heads, n, m)
         dropout = {"fields": {"keep": keep, "rate": dropout["fields"]["rate"]}}
     folds = {name: folded(t, heads, kv_heads, n, m) for name, t in (("mask", mask), ("bias", bias))}
-    q = Tensor((*lead, kv_heads, heads // kv_heads * n, size), q.data)
+    q = q.reshaped(*lead, kv_heads, heads // kv_heads * n, size)
     found = attention_over_axes(q, k, v, dropout=dropout, **folds, **options)
 
     def unfold(t, tail):
-        return Tensor((*t.shape[: len(t.shape) - 2 - len(tail)], heads, n, *tail), t.data)
+        return t.reshaped(*t.shape[: len(t.shape) - 2 - len(tail)], heads, n, *tail)
 
     out, lse = unfold(found["out"], v.shape[-1:]), unfold(found["lse"], ())
 
@@ -179,7 +168,7 @@ def grouped_query_attention_by_folding(q, k, v, mask=None, bias=None, sinks=None
         return Tensor(o.shape, [kept * x if L != -inf else mpf(0) for x in o])
 
     if sinks is not None:
-        out = lift(share, (1, 0, 0), out, lse, Tensor((*sinks.shape, 1), sinks.data))
+        out = lift(share, (1, 0, 0), out, lse, sinks.reshaped(*sinks.shape, 1))
     return {"out": out, "lse": lse}
 
 
