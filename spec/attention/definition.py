@@ -92,9 +92,7 @@ def column_of(results):
 
 def matrix(t):
     """A table with at least the axes (N, M), which may be 1."""
-    while t is not None and len(t.shape) < 2:
-        t = Tensor((1, *t.shape), t.data, t.dtype)
-    return t
+    return None if t is None else t.reshaped(*(1,) * (2 - len(t.shape)), *t.shape)
 
 
 def dense_mask(q, k, mask=None, q_positions=None, k_positions=None, **_):

@@ -9,12 +9,12 @@ from ..heads.definition import (
     grouped_query_attention,
     merge_heads,
     normalised_heads,
-    positions_of,
     rotated,
     split_heads,
     unpacked,
     with_axis,
 )
+from ..positions.definition import last_positions
 from .pieces import linear_vjp, norm_vjp, rope_vjp
 from .sums import Sums, element
 
@@ -108,7 +108,7 @@ def multi_head_attention_vjp(
     kv = x_q if x_kv is None else x_kv
     p = unpacked(params, heads, kv_heads)
     mask = dense_mask(x_q=x_q, x_kv=kv, mask=mask, q_positions=q_positions, k_positions=k_positions)
-    at = dict(zip("qk", positions_of(x_q, kv, q_positions, k_positions), strict=True))
+    at = dict(zip("qk", last_positions(x_q.shape[-2], kv.shape[-2], q_positions, k_positions), strict=True))
     count, source = {"q": heads, "k": kv_heads}, {"q": x_q, "k": kv, "v": kv}
     wide = {name: linear(source[name], p[f"w_{name}"], p[f"b_{name}"]) for name in "qkv"}
     normal = {name: normalised_heads(wide[name], count[name], p[f"{name}_norm"], qk_norm_eps) for name in "qk"}

@@ -6,8 +6,8 @@ from ..attention.definition import matrix
 from ..exact import Tensor, concat, exact, inf, lift, move_axis, mp, mpf
 from ..feedforward.definition import linear
 from ..norms.definition import rms_norm
+from ..positions.definition import last_positions, rope_by_complex_numbers
 from ..positions.definition import rope as rope_over_tokens
-from ..positions.definition import rope_by_complex_numbers
 
 
 def split_heads(x, heads):
@@ -83,16 +83,6 @@ def unpacked(params, heads, kv_heads):
     return dict.fromkeys(("b_q", "b_k", "b_v", "b_o", "q_norm", "k_norm")) | fields
 
 
-def positions_of(x_q, x_kv, q_positions, k_positions):
-    """The positions that were given, else 0 to M - 1 for keys and the last N of them for queries."""
-    n, m = x_q.shape[-2], x_kv.shape[-2]
-    if q_positions is None:
-        q_positions = Tensor((n,), range(m - n, m), "int64")
-    if k_positions is None:
-        k_positions = Tensor((m,), range(m), "int64")
-    return q_positions, k_positions
-
-
 def dense_mask(mask=None, q_positions=None, k_positions=None, **arguments):
     """A mask argument, rule or array, as a bool Tensor; positions of tokens hold for every head."""
     if "x_q" not in arguments:
@@ -112,7 +102,7 @@ def multi_head_attention(
     x_kv, kv_heads = x_q if x_kv is None else x_kv, heads if kv_heads is None else kv_heads
     p = unpacked(params, heads, kv_heads)
     mask = dense_mask(x_q=x_q, x_kv=x_kv, mask=mask, q_positions=q_positions, k_positions=k_positions)
-    i, j = positions_of(x_q, x_kv, q_positions, k_positions)
+    i, j = last_positions(x_q.shape[-2], x_kv.shape[-2], q_positions, k_positions)
     q = rotated(normalised_heads(linear(x_q, p["w_q"], p["b_q"]), heads, p["q_norm"], qk_norm_eps), i, rope)
     k = rotated(normalised_heads(linear(x_kv, p["w_k"], p["b_k"]), kv_heads, p["k_norm"], qk_norm_eps), j, rope)
     v = split_heads(linear(x_kv, p["w_v"], p["b_v"]), kv_heads)
@@ -163,13 +153,17 @@ def grouped_query_attention_by_folding(q, k, v, mask=None, bias=None, sinks=None
 
     out, lse = unfold(found["out"], v.shape[-1:]), unfold(found["lse"], ())
 
-    def share(o, L, z):
-        kept = mpf(0) if L == -inf else mpf(1) if z == -inf else 1 / (1 + mp.exp(exact(z) - L))
-        return Tensor(o.shape, [kept * x if L != -inf else mpf(0) for x in o])
+    return {"out": out if sinks is None else after_sink(out, lse, sinks), "lse": lse}
 
-    if sinks is not None:
-        out = lift(share, (1, 0, 0), out, lse, sinks.reshaped(*sinks.shape, 1))
-    return {"out": out, "lse": lse}
+
+def after_sink(out, lse, sinks):
+    """The output with one more logit in every denominator; sinks have an entry for each head, or one."""
+
+    def share(o, L, z):
+        kept = mpf(1) if -inf in (L, z) else 1 / (1 + mp.exp(exact(z) - L))
+        return [kept * x for x in o]
+
+    return lift(share, (1, 0, 0), out, lse, sinks.reshaped(*sinks.shape, 1))
 
 
 def multi_head_attention_by_heads(
@@ -179,7 +173,7 @@ def multi_head_attention_by_heads(
     x_kv, kv_heads = x_q if x_kv is None else x_kv, heads if kv_heads is None else kv_heads
     p = unpacked(params, heads, kv_heads)
     mask = dense_mask(x_q=x_q, x_kv=x_kv, mask=mask, q_positions=q_positions, k_positions=k_positions)
-    i, j = positions_of(x_q, x_kv, q_positions, k_positions)
+    i, j = last_positions(x_q.shape[-2], x_kv.shape[-2], q_positions, k_positions)
     size, v_size = p["w_q"].shape[1] // heads, p["w_v"].shape[1] // kv_heads
     mixable = concat(x_kv, Tensor((*x_kv.shape[:-1], 1), [1.0] * (len(x_kv.data) // x_kv.shape[-1])))
     parts = []

@@ -270,6 +270,7 @@ def alibi_slopes_by_square_roots(heads):
 
 
 def last_positions(n, m, q_positions, k_positions):
+    """The positions that were given, else 0 to M - 1 for keys and the last N of them for queries."""
     q = Tensor((n,), range(m - n, m), "int64") if q_positions is None else q_positions
     k = Tensor((m,), range(m), "int64") if k_positions is None else k_positions
     return q, k

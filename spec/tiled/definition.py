@@ -1,14 +1,14 @@
 """Attention by states that combine, one query of one head at a time; and what moves between two memories."""
 
 from itertools import pairwise
-from math import ceil
+from math import ceil, prod
 
 from ..attention.definition import attention as dense_attention
 from ..attention.definition import biased, capped, matrix, over_heads, score
-from ..exact import Tensor, exact, indices, inf, isinf, mp, mpf
+from ..exact import Tensor, concat, exact, inf, isinf, lift, mp, mpf
 from ..gradients.definition import FUNCTIONS as GRADIENTS
 from ..gradients.definition import SECOND as GRADIENTS_AGAIN
-from ..heads.definition import given_to_query_heads
+from ..heads.definition import after_sink, given_to_query_heads
 from ..masks.definition import dense
 from ..softmax.definition import merge_row
 
@@ -118,17 +118,17 @@ def split_attention(q, k, v, mask=None, *, splits, tree="balanced", sinks=None, 
     }
     parts = []
     for start, stop in pairwise(cuts):
-        own = {"mask": columns(visible, start, stop), "bias": columns(matrix(options.get("bias")), start, stop)}
+        own = {"mask": of_keys(visible, start, stop), "bias": of_keys(matrix(options.get("bias")), start, stop)}
         if rest.get("dropout"):
             fields = rest["dropout"]["fields"]
-            keep = {"keep": columns(matrix(fields["keep"]), start, stop), "rate": fields["rate"]}
+            keep = {"keep": of_keys(matrix(fields["keep"]), start, stop), "rate": fields["rate"]}
             own["dropout"] = {"params": "Dropout", "fields": keep}
-        parts.append(dense_attention(q, rows(k, start, stop), rows(v, start, stop), **{**rest, **own}))
+        parts.append(dense_attention(q, k[..., start:stop, :], v[..., start:stop, :], **{**rest, **own}))
 
     def merged(node):
         if not isinstance(node, list):
             return parts[node]["out"], parts[node]["lse"]
-        return merge_arrays(*merged(node[0]), *merged(node[1]))
+        return lift(merge_row, (1, 0, 1, 0), *merged(node[0]), *merged(node[1]))
 
     out, lse = merged(nested(tree, len(parts)))
     if sinks is not None:
@@ -158,52 +158,9 @@ def nested(tree, count):
     return tree
 
 
-def merge_arrays(out_a, lse_a, out_b, lse_b):
-    size = out_a.shape[-1]
-    merged = [
-        merge_row(out_a.data[n * size : (n + 1) * size], x, out_b.data[n * size : (n + 1) * size], y)
-        for n, (x, y) in enumerate(zip(lse_a.data, lse_b.data, strict=True))
-    ]
-    return Tensor(out_a.shape, [x for out, _ in merged for x in out]), Tensor(lse_a.shape, [lse for _, lse in merged])
-
-
-def after_sink(out, lse, sinks):
-    """The output with one more logit in every denominator; sinks have an entry for each head, or one."""
-    data = []
-    for place in indices(out.shape):
-        *lead, i, _ = place
-        sink = at(sinks, lead)
-        level = at(lse, [*lead, i])
-        share = mpf(1) if sink == -inf or level == -inf else 1 / (1 + mp.exp(exact(sink) - level))
-        data.append(at(out, place) * share)
-    return Tensor(out.shape, data)
-
-
-def at(t, place):
-    """The entry of a Tensor that broadcasts."""
-    for i in list(place)[len(place) - len(t.shape) :]:
-        t = t[0 if t.shape[0] == 1 else i]
-    return t if not isinstance(t, Tensor) else t.data[0]
-
-
-def rows(t, start, stop):
-    """Some entries of the axis before the last."""
-    *lead, n, d = t.shape
-    return Tensor(
-        (*lead, stop - start, d),
-        [at(t, (*p, i, c)) for *p, i, c in indices((*lead, n, d)) if start <= i < stop],
-        t.dtype,
-    )
-
-
-def columns(t, start, stop):
-    """Some entries of the last axis, unless it is 1."""
-    if t is None or t.shape[-1] == 1:
-        return t
-    *lead, m = t.shape
-    return Tensor(
-        (*lead, stop - start), [at(t, (*p, j)) for *p, j in indices((*lead, m)) if start <= j < stop], t.dtype
-    )
+def of_keys(table, start, stop):
+    """The columns of some keys, unless there is one for all."""
+    return table if table is None or table.shape[-1] == 1 else table[..., start:stop]
 
 
 # --- packed sequences -------------------------------------------------------------------------------------------------
@@ -216,23 +173,14 @@ def packed_attention(
     k_offsets = q_offsets if k_offsets is None else k_offsets
     k, v = same_heads(q, k, v)
     results = [
-        by_queries(query_by_tiles(1), rows(q, a, b), rows(k, c, d), rows(v, c, d), mask, **options)
+        by_queries(query_by_tiles(1), q[..., a:b, :], k[..., c:d, :], v[..., c:d, :], mask, **options)
         for (a, b), (c, d) in zip(pairwise(q_offsets), pairwise(k_offsets), strict=True)
     ]
     *lead, total, _ = q.shape
-    shape, n = (*lead, total, v.shape[-1]), q_offsets[-1]
-    found, start = {}, 0
-    for (out, lse), length in zip(results, (b - a for a, b in pairwise(q_offsets)), strict=True):
-        for *p, i in indices((*lead, length)):
-            found[(*p, start + i)] = [at(out, (*p, i, c)) for c in range(shape[-1])], at(lse, (*p, i))
-        start += length
-    assert start == n
-    rest = [mpf(0)] * shape[-1], -inf
-    in_order = [found.get(place, rest) for place in indices((*lead, total))]
-    return named(
-        (Tensor(shape, [x for out, _ in in_order for x in out]), Tensor(shape[:-1], [x for _, x in in_order])),
-        return_lse,
-    )
+    rest, columns = (*lead, total - q_offsets[-1]), v.shape[-1]
+    results.append((Tensor((*rest, columns), [mpf(0)] * prod(rest) * columns), Tensor(rest, [-inf] * prod(rest))))
+    out, lse = zip(*results, strict=True)
+    return named((concat(*out, axis=-2), concat(*lse)), return_lse)
 
 
 def packed_as_one(q, k, v, q_offsets, k_offsets=None, mask=None, return_lse=False, q_tile=None, k_tile=None, **options):
