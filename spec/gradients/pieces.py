@@ -1,8 +1,10 @@
 """Derivatives of softmax, merge, norms, activations, networks and rotations as formulas: partial derivatives written
 out, summed with the cotangents in plain loops."""
 
+from math import prod
+
 from ..exact import Tensor, exact, indices, inf, isinf, isnan, mp, mpf
-from ..feedforward.definition import SECOND_ACTIVATIONS, one_unit
+from ..feedforward.definition import SECOND_ACTIVATIONS, linear
 from ..positions.definition import pairs, scaled_frequencies
 from ..softmax.definition import logsumexp_row, present, softmax_row_by_differences
 from .sums import Sums, element
@@ -139,67 +141,43 @@ def elementwise(name):
 
 
 def linear_vjp(d_out, x, w, b=None):
-    found = Sums(x=x, w=w, b=b)
-    rows, width = w.shape
-    for lead in indices(x.shape[:-1]):
-        for c in range(width):
-            d = exact(element(d_out, *lead, c))
-            found.add("b", (c,), d)
-            for e in range(rows):
-                found.add("x", (*lead, e), d * exact(w[e][c]))
-                found.add("w", (e, c), d * exact(element(x, *lead, e)))
-    return found.tensors()
+    """y = x w + b: ∂L/∂x = dy wᵀ, ∂L/∂w = xᵀ dy and ∂L/∂b = Σ dy over all tokens."""
+    tokens, d = in_rows(x), in_rows(d_out)
+    ones = Tensor((1, len(d)), [1] * len(d))
+    found = {"x": (d @ w.T).reshaped(*x.shape), "w": tokens.T @ d}
+    return found if b is None else found | {"b": (ones @ d).reshaped(*b.shape)}
+
+
+def in_rows(t):
+    """Every token a row."""
+    return t.reshaped(prod(t.shape[:-1]), t.shape[-1])
 
 
 def feed_forward_vjp(d_out, x, params, activation="relu"):
-    """One hidden unit of one token at a time: it writes f(z) times its row of w_out."""
+    """The chain rule from the output to the input."""
     p = params["fields"]
     f, slope = SECOND_ACTIVATIONS[activation], SLOPES[activation]
-    found = Sums(x=x, **p)
-    for lead in indices(x.shape[:-1]):
-        token = [element(x, *lead, e) for e in range(x.shape[-1])]
-        d = [exact(element(d_out, *lead, c)) for c in range(d_out.shape[-1])]
-        for c, value in enumerate(d):
-            found.add("b_out", (c,), value)
-        for u in range(p["w_in"].shape[1]):
-            z = one_unit(token, p["w_in"], p["b_in"], u)
-            d_z = slope(z) * mp.fsum(exact(a) * b for a, b in zip(p["w_out"][u], d, strict=True))
-            for c, value in enumerate(d):
-                found.add("w_out", (u, c), f(z) * value)
-            into_unit(found, lead, token, p["w_in"], u, d_z, "w_in", "b_in")
-    return named(found.tensors())
+    z = linear(x, p["w_in"], p["b_in"])
+    last = linear_vjp(d_out, z.map(f), p["w_out"], p["b_out"])
+    first = linear_vjp(last["x"] * z.map(slope), x, p["w_in"], p["b_in"])
+    return {"x": first["x"]} | of_params(p, {"in": first, "out": last})
 
 
 def gated_feed_forward_vjp(d_out, x, params, activation="silu"):
+    """The product passes to either side what the other side is."""
     p = {"b_gate": None, "b_up": None, "b_out": None, **params["fields"]}
     f, slope = SECOND_ACTIVATIONS[activation], SLOPES[activation]
-    found = Sums(x=x, **p)
-    for lead in indices(x.shape[:-1]):
-        token = [element(x, *lead, e) for e in range(x.shape[-1])]
-        d = [exact(element(d_out, *lead, c)) for c in range(d_out.shape[-1])]
-        for c, value in enumerate(d):
-            found.add("b_out", (c,), value)
-        for u in range(p["w_gate"].shape[1]):
-            gate, up = one_unit(token, p["w_gate"], p["b_gate"], u), one_unit(token, p["w_up"], p["b_up"], u)
-            d_hidden = mp.fsum(exact(a) * b for a, b in zip(p["w_out"][u], d, strict=True))
-            for c, value in enumerate(d):
-                found.add("w_out", (u, c), f(gate) * up * value)
-            into_unit(found, lead, token, p["w_gate"], u, d_hidden * up * slope(gate), "w_gate", "b_gate")
-            into_unit(found, lead, token, p["w_up"], u, d_hidden * f(gate), "w_up", "b_up")
-    return named(found.tensors())
+    z, up = linear(x, p["w_gate"], p["b_gate"]), linear(x, p["w_up"], p["b_up"])
+    last = linear_vjp(d_out, z.map(f) * up, p["w_out"], p["b_out"])
+    gate = linear_vjp(last["x"] * up * z.map(slope), x, p["w_gate"], p["b_gate"])
+    other = linear_vjp(last["x"] * z.map(f), x, p["w_up"], p["b_up"])
+    return {"x": gate["x"] + other["x"]} | of_params(p, {"gate": gate, "up": other, "out": last})
 
 
-def into_unit(found, lead, token, w, u, d, weight, bias):
-    """What a hidden unit passes on to the token, to its column of the weights and to its bias."""
-    found.add(bias, (u,), d)
-    for e, value in enumerate(token):
-        found.add("x", (*lead, e), d * exact(w[e][u]))
-        found.add(weight, (e, u), d * exact(value))
-
-
-def named(tensors):
-    """Gradients of parameters under the name of their set."""
-    return {name if name == "x" else f"params.{name}": t for name, t in tensors.items()}
+def of_params(p, layers):
+    """Gradients of parameters under the names of their set; `layers` has those of a weight 'w' and a bias 'b' each."""
+    parts = {name: name.split("_") for name, t in p.items() if t is not None}
+    return {f"params.{name}": layers[layer][kind] for name, (kind, layer) in parts.items()}
 
 
 # --- rotation -------------------------------------------------------------------------------------------------------
