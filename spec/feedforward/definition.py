@@ -1,6 +1,6 @@
 """Activations, for one number; feed-forward networks and packed gates."""
 
-from ..exact import Tensor, exact, inf, isinf, isnan, lift, mp, mpf
+from ..exact import exact, inf, isinf, isnan, lift, mp, mpf
 
 # --- activations ----------------------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ def split_gate_by_removal(packed, gate_order):
 def _elementwise(table, name):
     def over(x, approximate=None):
         chosen = f"{name}_{approximate}" if approximate else name
-        return {"out": Tensor(x.shape, [at(table[chosen], LIMITS[chosen], value) for value in x.data])}
+        return {"out": x.map(lambda value: at(table[chosen], LIMITS[chosen], value))}
 
     return over
 

@@ -1,6 +1,6 @@
 """The same derivatives as formulas: attention and its heads in heads.py, everything else in pieces.py; chains here."""
 
-from ..exact import Tensor, exact, mpf
+from ..exact import lift, mpf
 from ..feedforward.definition import SECOND_ACTIVATIONS
 from ..softmax.definition import softmax_row_by_differences
 from .heads import (
@@ -35,10 +35,8 @@ def checkpoint_vjp(d_out, x, blocks, every=None):
 
 def forward(name, x):
     if name == "softmax":
-        size = x.shape[-1]
-        rows = [softmax_row_by_differences(x.data[n : n + size]) for n in range(0, len(x.data), size)]
-        return Tensor(x.shape, [a for row in rows for a in row])
-    return Tensor(x.shape, [SECOND_ACTIVATIONS[name](exact(a)) for a in x.data])
+        return lift(softmax_row_by_differences, (1,), x)
+    return x.map(SECOND_ACTIVATIONS[name])
 
 
 FUNCTIONS = {
