@@ -331,7 +331,7 @@ def _definition_and_code(m, page):
     definition, array = Shelf([own]), Shelf(m.modules)
     paired = [place for place in m.functions.values() if place]
     about = (
-        f'Left the <a href="{page.to("reading.md")}">definition</a>, plain loops over 50-digit numbers; right the code on '
+        f'Left the <a href="{page.to("reading.md")}">definition</a>, equations over 50-digit numbers; right the code on '
         "arrays. They share nothing. What several functions use is shown with the first of them; docstrings are under "
         '<a href="#reference">Reference</a>.'
     )

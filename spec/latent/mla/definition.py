@@ -35,45 +35,34 @@ def latents(x, p, positions, rope, eps, rotate):
     return c, rotate(x @ p["w_dkv"][:, R:], positions, **rope)["out"]
 
 
-def _latents_of(rotate):
-    def latents_of(x, params, positions, rope, eps=1e-6):
-        c, key = latents(x, params["fields"], positions, rope["fields"], eps, rotate)
-        return {"latents": c, "rope_keys": key}
+def latent_attention(
+    one_head, rotate, x, params, heads, mask=None, rope=None, positions=None, eps=1e-6, scale=None, absorbed=False,
+    cache=None,
+):  # fmt: skip
+    p = params["fields"]
+    rope = {"layout": "interleaved"} if rope is None else rope["fields"]
+    n, m = x.shape[-2], held(cache) + x.shape[-2]
+    visible = dense_mask(x, mask, positions, cache)
+    positions = counted(m - n, m) if positions is None else positions
 
-    return latents_of
+    c, k_r = latents(x, p, positions, rope, eps, rotate)
+    if cache is not None:
+        before = cache["fields"]
+        c, k_r = concat(before["latents"], c, axis=-2), concat(before["rope_keys"], k_r, axis=-2)
+    c_q = x if p.get("w_dq") is None else rms_norm(x @ p["w_dq"], p["q_norm"], eps)
 
-
-def _function(one_head, rotate):
-    def multi_head_latent_attention(
-        x, params, heads, mask=None, rope=None, positions=None, eps=1e-6, scale=None, absorbed=False,
-        cache=None,
-    ):  # fmt: skip
-        p = params["fields"]
-        rope = {"layout": "interleaved"} if rope is None else rope["fields"]
-        n, m = x.shape[-2], held(cache) + x.shape[-2]
-        visible = dense_mask(x, mask, positions, cache)
-        positions = counted(m - n, m) if positions is None else positions
-
-        c, k_r = latents(x, p, positions, rope, eps, rotate)
-        if cache is not None:
-            before = cache["fields"]
-            c, k_r = concat(before["latents"], c, axis=-2), concat(before["rope_keys"], k_r, axis=-2)
-        c_q = x if p.get("w_dq") is None else rms_norm(x @ p["w_dq"], p["q_norm"], eps)
-
-        Dr = k_r.shape[-1]
-        Dn = p["w_q"].shape[1] // heads - Dr
-        Dv = p["w_ukv"].shape[1] // heads - Dn
-        scale = 1 / mp.sqrt(Dn + Dr) if scale is None else exact(scale)
-        out = 0
-        for h in range(heads):
-            q = c_q @ p["w_q"][:, h * (Dn + Dr) : (h + 1) * (Dn + Dr)]
-            q_n, q_r = q[..., :Dn], rotate(q[..., Dn:], positions, **rope)["out"]
-            w_ukv = p["w_ukv"][:, h * (Dn + Dv) : (h + 1) * (Dn + Dv)]
-            o = one_head(q_n, q_r, c, k_r, w_ukv[:, :Dn], w_ukv[:, Dn:], scale, visible)
-            out = out + o @ p["w_o"][h * Dv : (h + 1) * Dv]
-        return {"out": out}
-
-    return multi_head_latent_attention
+    Dr = k_r.shape[-1]
+    Dn = p["w_q"].shape[1] // heads - Dr
+    Dv = p["w_ukv"].shape[1] // heads - Dn
+    scale = 1 / mp.sqrt(Dn + Dr) if scale is None else exact(scale)
+    out = 0
+    for h in range(heads):
+        q = c_q @ p["w_q"][:, h * (Dn + Dr) : (h + 1) * (Dn + Dr)]
+        q_n, q_r = q[..., :Dn], rotate(q[..., Dn:], positions, **rope)["out"]
+        w_ukv = p["w_ukv"][:, h * (Dn + Dv) : (h + 1) * (Dn + Dv)]
+        o = one_head(q_n, q_r, c, k_r, w_ukv[:, :Dn], w_ukv[:, Dn:], scale, visible)
+        out = out + o @ p["w_o"][h * Dv : (h + 1) * Dv]
+    return out
 
 
 def explicit(q_n, q_r, c, k_r, w_k, w_v, scale, visible):
@@ -93,11 +82,23 @@ def softmax(scores, visible):
     return SOFTMAX["softmax"](scores, where=visible)["out"]
 
 
+def _latents(rotate):
+    def latents_of(x, params, positions, rope, eps=1e-6):
+        c, k_r = latents(x, params["fields"], positions, rope["fields"], eps, rotate)
+        return {"latents": c, "rope_keys": k_r}
+
+    return latents_of
+
+
+def _attention(one_head, rotate):
+    return lambda **arguments: {"out": latent_attention(one_head, rotate, **arguments)}
+
+
 FUNCTIONS = {
-    "latent.latents_of": _latents_of(rope_over_tokens),
-    "latent.multi_head_latent_attention": _function(explicit, rope_over_tokens),
+    "latent.latents_of": _latents(rope_over_tokens),
+    "latent.multi_head_latent_attention": _attention(explicit, rope_over_tokens),
 }
 SECOND = {
-    "latent.latents_of": _latents_of(rope_by_complex_numbers),
-    "latent.multi_head_latent_attention": _function(absorbed, rope_by_complex_numbers),
+    "latent.latents_of": _latents(rope_by_complex_numbers),
+    "latent.multi_head_latent_attention": _attention(absorbed, rope_by_complex_numbers),
 }
