@@ -26,6 +26,12 @@ def tokens(seed, *shape):
     return grid(f"mla {seed}", shape, bits=6)
 
 
+def attention(seed, shape, sizes, rq=None, **options):
+    """A call with x (..., N, E) of a shape, and weights of the sizes H, R, Dr, Dn, Dv and that of the output."""
+    x, fields = tokens(seed, *shape), weights(seed, shape[-1], *sizes, rq=rq)
+    return call("latent.multi_head_latent_attention", x=x, params=fields, heads=sizes[0], rope=ROPE, **options)
+
+
 def held(seed, *shape, r, dr):
     """Latents and rotary keys of tokens that are in a cache."""
     fields = {
@@ -40,51 +46,27 @@ FAR = Tensor((4,), [3, 17, 18, 40], "int64")
 CASES = [
     case(
         "mla.plain.0001: MLA-OUT MLA-SCALE MLA-QUERY; Basic LatentAttention",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("plain", 2, 4, 5),
-            params=weights("plain", 5, 3, 4, 2, 3, 2, 6),
-            heads=3,
-            rope=ROPE,
-        ),
+        attention("plain", (2, 4, 5), (3, 4, 2, 3, 2, 6)),
         "mla/scale_from_latent mla/scale_from_nope mla/all_keys_then_all_values mla/values_first mla/rope_first "
         "mla/query_normed",
     ),
     case(
         "mla.compressed.0001: MLA-NORM MLA-ROPE MLA-OUT; LatentAttention FarPositions",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("compressed", 4, 6),
-            params=weights("compressed", 6, 2, 3, 4, 2, 5, 3, rq=4),
-            heads=2,
-            rope=ROPE,
-            mask=rule("causal"),
-            positions=FAR,
-        ),
+        attention("compressed", (4, 6), (2, 3, 4, 2, 5, 3), rq=4, mask=rule("causal"), positions=FAR),
         "mla/no_latent_norm mla/no_query_norm mla/norm_on_rope_key mla/half_pairs mla/whole_head_rotated",
     ),
     case(
         "mla.absorbed.0001: MLA-ABSORBED MLA-SCALE; LatentAttention",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("absorbed", 2, 4, 5),
-            params=weights("absorbed", 5, 3, 4, 2, 3, 2, 6, rq=3),
-            heads=3,
-            rope=ROPE,
-            mask=rule("causal"),
-            absorbed=True,
-        ),
+        attention("absorbed", (2, 4, 5), (3, 4, 2, 3, 2, 6), rq=3, mask=rule("causal"), absorbed=True),
         "mla/scale_from_latent mla/no_query_norm",
         comment="R + Dr = 6 features are multiplied; the scale is still that of Dn + Dr = 5.",
     ),
     case(
         "mla.scale.0001: MLA-SCALE MLA-OUT; LatentAttention OtherScale EmptyRow",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("scale", 3, 5),
-            params=weights("scale", 5, 2, 4, 2, 3, 1, 4),
-            heads=2,
-            rope=ROPE,
+        attention(
+            "scale",
+            (3, 5),
+            (2, 4, 2, 3, 1, 4),
             scale=0.75,
             absorbed=True,
             mask=tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype="bool"),
@@ -93,25 +75,17 @@ CASES = [
     ),
     case(
         "mla.cached.0001: MLA-CACHE MLA-ROPE; LatentAttention Decode",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("cached", 2, 5),
-            params=weights("cached", 5, 3, 4, 2, 3, 2, 6),
-            heads=3,
-            rope=ROPE,
-            cache=held("cached", 3, r=4, dr=2),
-        ),
+        attention("cached", (2, 5), (3, 4, 2, 3, 2, 6), cache=held("cached", 3, r=4, dr=2)),
         "mla/positions_restart mla/latent_normed_again mla/key_rotated_again",
         comment="Two tokens after three that are in the cache; the mask is causal, as belongs to a cache.",
     ),
     case(
         "mla.cached.0002: MLA-CACHE MLA-ABSORBED; LatentAttention Decode",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("cached batch", 2, 3, 5),
-            params=weights("cached batch", 5, 2, 6, 4, 3, 2, 4, rq=3),
-            heads=2,
-            rope=ROPE,
+        attention(
+            "cached batch",
+            (2, 3, 5),
+            (2, 6, 4, 3, 2, 4),
+            rq=3,
             absorbed=True,
             mask=window(3, 0),
             cache=held("cached batch", 2, 4, r=6, dr=4),
