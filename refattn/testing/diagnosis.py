@@ -307,8 +307,11 @@ def _candidate(v, value, judgements, away, limits=None) -> _Candidate | None:
 
 def _stored(value, judged):
     """A variant's value as the kernel could return it."""
-    if judged.result == "lse":  # which finite number stands for -infinity is the kernel's affair
-        return np.where((value <= _SENTINEL) & (judged.got <= -9e3), judged.got, value)
+    if (
+        judged.result == "lse"
+    ):  # which finite number stands for -infinity is the kernel's affair, if nothing else is so low
+        low = (judged.want <= -9e3) & (judged.want > _SENTINEL)
+        return np.where((value <= _SENTINEL) & (judged.got <= -9e3) & ~low, judged.got, value)
     if judged.limit.any():  # what has no bound is a count
         return np.where(np.abs(value) > judged.profile.out.largest, np.copysign(np.inf, value), value)
     return value
@@ -369,7 +372,8 @@ def _limit_around(value, judged):
     nothing about it: there the limit is at least the usual one.
     """
     hard, out = np.where(np.isnan(judged.limit), 0.0, judged.limit), judged.profile.out
-    level = max(np.max(np.abs(x[np.isfinite(x)]), initial=0.0) for x in (value, judged.want))
+    numbers = (np.abs(x[np.abs(x) < -_SENTINEL]) for x in (value, judged.want))  # others stand for an infinity
+    level = max(np.max(x, initial=0.0) for x in numbers)
     large = hard[(hard > 4 * out.eta) & (hard <= level)]  # a limit beyond all values says nothing, also of others
     usual = np.median(large) if large.size else 0.0
     with np.errstate(invalid="ignore"):

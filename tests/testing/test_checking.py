@@ -420,7 +420,7 @@ def test_function_and_precision_choose_among_what_an_adapter_offers():
     assert {(r.case.function, r.case.dtype) for r in report.results} == {("softmax", "bfloat16")}
     everything = check(TwoFunctions(), mechanism="softmax")
     assert {r.case.dtype for r in everything.results} == {"float32", "bfloat16"}
-    with pytest.raises(ValueError, match="two offers nothing to check for function 'rope' and precision 'bfloat16'$"):
+    with pytest.raises(ValueError, match=r"two offers nothing to check for function 'rope' and precision 'bfloat16'$"):
         check(TwoFunctions(), "rope", precision="bfloat16")
     with pytest.raises(ValueError, match=r"did you mean latent.latents_of\?"):
         check(TwoFunctions(), "latents_of")

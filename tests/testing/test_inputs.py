@@ -13,7 +13,11 @@ from refattn.testing.checking import all_cases, run_case
 from refattn.testing.nested import leaves, records
 from tests.testing.mutants_inputs import ONE_INPUT
 
-SAME_KIND = ("attention.padding.0001*", "attention.dropout.0002*", "positions.yarn.0005*")  # golden cases of these kinds
+SAME_KIND = (
+    "attention.padding.0001*",
+    "attention.dropout.0002*",
+    "positions.yarn.0005*",
+)  # golden cases of these kinds
 FUNCTIONS = sorted({case.function for name in vectors.mechanisms() for case in vectors.load(name)})
 
 
