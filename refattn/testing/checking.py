@@ -7,10 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from refattn.testing import consistency, inputs, matches, profiles, vectors, vote
+from refattn.testing import consistency, inputs, limits, matches, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
@@ -95,14 +96,16 @@ def check(
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be a whole number of 0 or more")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
-    offered = list(all_cases(adapter, mechanism, effort, seed))
+    offered = list(_standing(adapter, mechanism, effort, seed))
     dtype = None if precision is None else profiles.profile(precision).inputs
-    cases = [
-        c
-        for c in offered
-        if fnmatch.fnmatch(c.id, only) and function in (None, c.function) and dtype in (None, c.dtype)
-    ]
-    if not cases:
+
+    def chosen(some):
+        asked = (c for c in some if function in (None, c.function) and dtype in (None, c.dtype))
+        return [c for c in asked if fnmatch.fnmatch(c.id, only)]
+
+    cases = chosen(offered)
+    inside = None if cases and "inside" not in only else _inside(adapter, mechanism, effort, seed)
+    if not (cases or (inside and chosen(inside.cases))):
         unknown = "" if function is None or function in functions() else hint(function)
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
         asked["cases"] = None if only == "*" else only
@@ -117,14 +120,25 @@ def check(
     used: set[Allowance] = set()
     wrong: Counter[str] = Counter()
     listed = {entry.function for entry in entries}  # what may be known is looked up by its name, so it must have one
-    try:
-        for number, case in enumerate(cases):
+
+    def run(some):
+        for case in some:
             each = case.function in listed or wrong[case.function] < vote.EXPLAINED
             result = run_case(adapter, case, explain=each, suspected=_listed(entries, case))
             wrong[case.function] += bool(result.wrong)
             report.results.append(_allowed(entries, adapter, result, used))
             if progress is not None:
-                progress(number + 1, len(cases))
+                progress(len(report.results), len(cases))
+
+    try:
+        run(cases)
+        if inside is None and any(r.status == "unsupported" or r.raised for r in report.results):
+            inside = _inside(adapter, mechanism, effort, seed)  # what it refuses is known: what does it take?
+        if inside is not None:
+            report.limits = inside.limits
+            offered += inside.cases
+            cases += chosen(inside.cases)
+            run(cases[len(report.results) :])
     except KeyboardInterrupt:
         report.interrupted = len(cases)
     report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))
@@ -181,16 +195,54 @@ def _not_by_chance(results):
 
 
 def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:
-    """Every case for the functions that an adapter offers, golden vectors first, self-consistency last."""
+    """Every case for the functions that an adapter offers, golden vectors first, those inside its limits last."""
+    yield from _standing(adapter, mechanism, effort, seed)
+    yield from _inside(adapter, mechanism, effort, seed).cases
+
+
+def _offered(adapter, mechanism, effort):
+    """Each function that an adapter offers with each of its dtypes."""
     for function in adapter.functions:
-        if mechanism is not None and mechanism_of(function) != mechanism:
+        if mechanism in (None, mechanism_of(function)):
+            dtypes = adapter.dtypes(function)
+            yield from ((function, dtype) for dtype in (dtypes[:1] if effort == "smoke" else dtypes))
+
+
+def _standing(adapter, mechanism, effort, seed) -> Iterator[CheckCase]:
+    """The cases that there are whatever an implementation takes: golden ones first, self-consistency last."""
+    for function, dtype in _offered(adapter, mechanism, effort):
+        yield from _golden(function, dtype)
+        for name, clauses, arguments in inputs.cases(function, fmt=dtype, effort=effort, seed=seed):
+            yield CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments)
+        yield from consistency.relations(function, dtype, seed)
+
+
+class Inside(NamedTuple):
+    """Cases at the sizes that an implementation takes, where it refuses some of those that it is asked for."""
+
+    limits: dict[str, str]
+    cases: list[CheckCase]
+
+
+def _inside(adapter, mechanism, effort, seed) -> Inside:
+    found = Inside({}, [])
+    for function, dtype in _offered(adapter, mechanism, effort):
+        if function != "attention" or not isinstance(adapter, CallableAdapter) or effort == "smoke":
             continue
-        dtypes = adapter.dtypes(function)
-        for dtype in dtypes[:1] if effort == "smoke" else dtypes:
-            yield from _golden(function, dtype)
-            for name, clauses, arguments in inputs.cases(function, fmt=dtype, effort=effort, seed=seed):
-                yield CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments)
-            yield from consistency.relations(function, dtype, seed)
+        taken = limits.probe(guarded(adapter.call(function, dtype)), cast(np.zeros(0), dtype).dtype)
+        if taken is not None and taken.narrow:
+            found.limits[function] = str(taken)
+            found.cases.extend(_inside_of(function, dtype, taken, seed))
+    return found
+
+
+def _inside_of(function, dtype, taken, seed):
+    for name, arguments in limits.drawn(taken, seed):
+        held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
+        yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
+        if "mask" in held and held["q"].shape[-2] > 1 and "level" not in name:
+            of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
+            yield consistency.related("future", of_future, function, dtype, held)
 
 
 def _golden(function, dtype):

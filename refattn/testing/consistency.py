@@ -49,14 +49,15 @@ class Relation:
     meaning: str
     inputs: Callable[[Draw, dict], dict]
     others: Callable[[dict], Iterator[Other]]
+    everywhere: bool = True  # or only at the sizes that a kernel with limits takes
 
 
 RELATIONS: dict[str, Relation] = {}
 
 
-def _relation(name, clause, inputs, *, bitwise=False):
+def _relation(name, clause, inputs, *, bitwise=False, everywhere=True):
     def register(others):
-        RELATIONS[name] = Relation(name, clause, bitwise, others.__doc__ or name, inputs, others)
+        RELATIONS[name] = Relation(name, clause, bitwise, others.__doc__ or name, inputs, others, everywhere)
         return others
 
     return register
@@ -100,6 +101,17 @@ def _prefix(x):
     for count in (1, 4):
         cut = {name: x[name][..., :count, :] for name in ("q", "k", "v")}
         yield Other(f"the first {count} tokens alone", {**x, **cut}, (Ellipsis, slice(0, count), slice(None)))
+
+
+@_relation("future", "ATTN-ABSENT", _causal, everywhere=False)
+def _future(x):
+    """Under a causal mask, what the last key and value hold changes no row that does not see them."""
+    before = (Ellipsis, slice(0, -1), slice(None))
+    for number, names in ((np.nan, ("v",)), (np.inf, ("v",)), (np.nan, ("k", "v"))):
+        changed = {name: x[name].copy() for name in names}
+        for array in changed.values():
+            array[..., -1, :] = number
+        yield Other(f"{number:g} in the last {' and '.join(names)}", {**x, **changed}, before, before)
 
 
 @_relation("permutation", "ATTN-OUT", _plain)
@@ -162,6 +174,8 @@ def relations(function: str, dtype: str, seed: int) -> Iterator[CheckCase]:
         return
     draw = Draw(Seeded(seed, zlib.crc32(f"{function} {dtype} self".encode())), dtype)
     for name, relation in RELATIONS.items():
+        if not relation.everywhere:
+            continue
         heads = 6 if function.startswith("grouped") else 3
         x = {"q": draw.normal(2, heads, 5, 8), "k": draw.normal(2, 3, 7, 8), "v": draw.normal(2, 3, 7, 8)}
         given = relation.inputs(draw, x)
@@ -169,6 +183,13 @@ def relations(function: str, dtype: str, seed: int) -> Iterator[CheckCase]:
             f"{function}.self.{name}.{dtype}", function, (relation.clause,), dtype, given,
             comment=" ".join(relation.meaning.split("\n\n")[0].split()), relation=name,
         )  # fmt: skip
+
+
+def related(name: str, id: str, function: str, dtype: str, arguments: dict) -> CheckCase:
+    """A case of self-consistency for arguments that are there already."""
+    relation = RELATIONS[name]
+    meaning = " ".join(relation.meaning.split("\n\n")[0].split())
+    return CheckCase(id, function, (relation.clause,), dtype, arguments, comment=meaning, relation=name)
 
 
 @dataclass(frozen=True)

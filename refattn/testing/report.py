@@ -35,6 +35,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     strict: bool = False
     measured: dict = field(default_factory=dict)  # the releases that the list of known deviations was measured on
+    limits: dict[str, str] = field(default_factory=dict)  # function -> what it takes, where it refuses some calls
     interrupted: int = 0
     seconds: float = 0.0
 

@@ -56,6 +56,7 @@ def as_document(report: Report) -> dict:
         ],
         "unjudged": [_unjudged(report, found) for found in report.findings("unjudged")],
         "measured": report.measured,
+        "limits": report.limits,
         "allow_list_problems": report.problems,
         "cases": [_case(report, result) for result in report.results],
     }

@@ -45,6 +45,10 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     missing = sorted({f"{r.case.function}: {r.reason}" for r in unsaid})
     if missing:
         lines += ["", "not supported", *(f"  {line}" for line in missing)]
+    if report.limits:
+        said = [f"{function}: {text}" for function, text in report.limits.items()]
+        lines += ["", "cases were made inside its limits"]
+        lines += [x for s in said for x in textwrap.wrap(s, WIDTH, initial_indent="  ", subsequent_indent="    ")]
     if report.problems:
         lines += [
             "",

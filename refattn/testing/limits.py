@@ -1,0 +1,120 @@
+"""The sizes that an attention kernel takes, found by asking it: exceptions decide, never numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from refattn.masks import causal
+
+HEADS = ((64, 64), (128, 128), (16, 16), (32, 32), (4, 4), (5, 3), (64, 32), (192, 128))
+LENGTHS = ((64, 64), (1, 64), (128, 128), (5, 7), (7, 5), (1, 1), (3, 3), (33, 33), (17, 64), (96, 96), (32, 64))
+_LEADS = ((1, 2), (1, 8), (2, 4), (1, 1))
+_FOOTHOLD = tuple(product(_LEADS, LENGTHS[:3], HEADS[:3], (False, True)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a kernel took of the sizes it was asked for, one changed at a time.
+
+    Attributes
+    ----------
+    heads : tuple of (int, int)
+        The sizes of a head, D and Dv.
+    lengths : tuple of (int, int)
+        The numbers of queries and keys, N and M.
+    masks : tuple of bool
+        False: no mask is taken, True: a causal one is.
+    lead : tuple of int
+        Batch and heads of the calls.
+    calls : int
+        How many calls it took to find out.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    lengths: tuple[tuple[int, int], ...]
+    masks: tuple[bool, ...]
+    lead: tuple[int, int]
+    calls: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether anything that was asked for was refused."""
+        return (self.heads, self.lengths, self.masks) != (HEADS, LENGTHS, (False, True))
+
+    def __str__(self) -> str:
+        heads = ", ".join(f"{d}/{dv}" for d, dv in self.heads)
+        lengths = ", ".join(f"{n}/{m}" for n, m in self.lengths)
+        masks = " and ".join("causal" if mask else "none" for mask in self.masks)
+        return f"D/Dv {heads}; N/M {lengths}; masks: {masks} (asked in {self.calls} calls)"
+
+
+def probe(call: Callable, dtype: str = "float32") -> Limits | None:
+    """Ask a kernel with the signature of `attention` which sizes it takes; None where it takes none of ours.
+
+    A wrong result counts as taken: what is wrong must be checked, not left out.
+
+    Examples
+    --------
+    >>> import refattn
+    >>> probe(refattn.attention).masks
+    (False, True)
+    """
+    asked: dict[tuple, bool] = {}
+
+    def takes(lead, lengths, head, masked):
+        key = (lead, lengths, head, masked)
+        if key not in asked:
+            asked[key] = _takes(call, dtype, *key)
+        return asked[key]
+
+    foothold = next((f for f in _FOOTHOLD if takes(*f)), None)
+    if foothold is None:
+        return None
+    lead, at, head, masked = foothold
+    return Limits(
+        heads=tuple(h for h in HEADS if takes(lead, at, h, masked)),
+        lengths=tuple(x for x in LENGTHS if takes(lead, x, head, masked)),
+        lead=lead,
+        masks=tuple(m for m in (False, True) if takes(lead, at, head, m)),
+        calls=len(asked),
+    )
+
+
+def drawn(limits: Limits, seed: int = 0) -> Iterator[tuple[str, dict]]:
+    """Calls of `attention` inside the limits: each size with each mask, and scores that a kernel may stumble over."""
+    rng = np.random.default_rng(seed)
+    at = limits.lengths[0]
+    sizes = [(x, limits.heads[0]) for x in limits.lengths] + [(at, h) for h in limits.heads[1:]]
+    for masked in limits.masks:
+        options = {"mask": causal()} if masked else {}
+        for (n, m), (d, dv) in sizes:
+            q, k, v = (rng.standard_normal((*limits.lead, *shape)) for shape in ((n, d), (m, d), (m, dv)))
+            size = f"{'causal_' if masked else ''}{n}x{m}_{d}x{dv}"
+            yield f"inside_{size}", {"q": q, "k": k, "v": v, **options}
+            if (d, dv) == limits.heads[0]:
+                yield f"inside_peaked_{size}", {"q": q * 64, "k": k, "v": v, **options}
+                for level in (-2e4, 300.0, 4e6):
+                    yield f"inside_level_{level:g}_{size}", {**_rising(q, k, level), "v": v, **options}
+
+
+def _rising(q, k, level):
+    """Scores about as large as `level` that rise from key to key, so that those a causal mask hides are the largest."""
+    q, k = q.copy(), k.copy()
+    q[..., 0] = np.sqrt(q.shape[-1])  # the default scale leaves k's first feature as the score
+    k[..., 0] = level * (1 + np.arange(k.shape[-2]) / k.shape[-2])
+    return {"q": q, "k": k}
+
+
+def _takes(call, dtype, lead, lengths, head, masked) -> bool:
+    (n, m), (d, dv) = lengths, head
+    q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
+    try:
+        with np.errstate(all="ignore"):
+            call(q, k, v, **({"mask": causal()} if masked else {}))
+    except Exception:  # a refusal of any kind is a limit; whether it is also a fault is for `check` to say
+        return False
+    return True

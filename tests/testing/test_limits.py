@@ -1,0 +1,76 @@
+"""The sizes a kernel takes are found by asking it."""
+
+import refattn
+from refattn.testing import check
+from refattn.testing.limits import HEADS, LENGTHS, probe
+
+
+def test_nothing_is_a_limit_of_the_reference():
+    found = probe(refattn.attention)
+    assert (found.heads, found.lengths, found.masks) == (HEADS, LENGTHS, (False, True))
+
+
+def test_a_decode_kernel_gets_its_sizes():
+    def decode(q, k, v):
+        if q.shape[-2] != 1 or k.shape[-2] % 16 or q.shape[-1] not in (64, 128) or v.shape[-1] != q.shape[-1]:
+            raise NotImplementedError
+        return refattn.attention(q, k, v)
+
+    found = probe(decode)
+    assert (found.heads, found.lengths, found.masks) == (((64, 64), (128, 128)), ((1, 64),), (False,))
+
+
+def test_a_kernel_that_takes_only_causal_masks_keeps_a_foothold():
+    def only_causal(q, k, v, *, mask):
+        assert q.shape[-2] == k.shape[-2]
+        return refattn.attention(q, k, v, mask=mask)
+
+    found = probe(only_causal)
+    assert found.masks == (True,)
+    assert found.lengths == tuple((n, m) for n, m in LENGTHS if n == m)
+
+
+def test_a_wrong_result_is_no_limit_and_no_foothold_is_none():
+    assert probe(lambda q, k, v, mask=None: q * 0).heads == HEADS
+
+    def none(q, k, v):
+        raise RuntimeError("no device")
+
+    assert probe(none) is None
+
+
+def _decode(q, k, v, off=0.0):
+    if q.ndim != 4 or q.shape[-2] != 1 or k.shape[-2] % 16 or q.shape[-1] != 64 or v.shape[-1] != 64:
+        raise NotImplementedError("a limit")
+    return refattn.attention(q, k, v) + off
+
+
+def test_a_decode_kernel_is_checked_inside_its_limits():
+    report = check(_decode)
+    assert report.ok
+    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) == 5
+
+
+def test_a_wrong_decode_kernel_is_found_inside_its_limits_and_by_case_alone():
+    def wrong(q, k, v):
+        return _decode(q, k, v, off=0.1)
+
+    report = check(wrong)
+    broken = [r.case.id for r in report.results if r.status == "broken" and ".inside_" in r.case.id]
+    assert broken
+    assert not check(wrong, only=broken[0]).ok
+
+
+def test_a_value_that_leaks_from_the_future_is_found_inside_the_limits():
+    def leaks(q, k, v, mask=None):
+        if v.shape[-1] != q.shape[-1] or q.shape[-1] not in (16, 32, 64, 128):
+            raise NotImplementedError("a limit")
+        return refattn.attention(q, k, v, mask) + 0.0 * v.sum(axis=-2, keepdims=True)
+
+    found = [r for r in check(leaks).results if r.status == "broken"]
+    assert found
+    assert {r.deviation for r in found} == {"values/multiplied_by_zero"}
+
+
+def test_an_unlimited_kernel_gets_no_further_cases():
+    assert not any(".inside_" in r.case.id for r in check(refattn.attention).results)
