@@ -5,6 +5,9 @@ import graphlib
 import inspect
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +16,9 @@ import pytest
 import refattn
 from refattn.testing import vectors
 from refattn.testing.variants import variants
+from spec.vectors import dump
+from tests import lock
+from tests.regenerate import regenerate, with_distances
 
 ROOT = Path(__file__).parents[1]
 SPEC = ROOT / "spec"
@@ -139,12 +145,72 @@ def test_case_ids_are_unique():
 
 
 @pytest.mark.parametrize("mechanism", vectors.mechanisms())
-def test_vectors_are_what_the_definitions_write(mechanism):
-    from spec.vectors import dump
-    from tests.regenerate import regenerate
+def test_vectors_were_written_from_what_stands_here(mechanism):
+    """The definitions take half a minute; where no file changed since they wrote the vectors, the slow run will do."""
+    assert lock.locked().get(mechanism) == lock.digest(mechanism), (
+        f"spec/{mechanism}, or a module that it imports, changed after its vectors were written: "
+        f"run python tests/regenerate.py {mechanism}"
+    )
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", vectors.mechanisms())
+def test_vectors_are_what_the_definitions_write(mechanism):
     written = (SPEC / mechanism / "vectors.json").read_text()
     assert dump(regenerate(mechanism)) == written, "run: python tests/regenerate.py"
+
+
+@pytest.mark.parametrize("mechanism", vectors.mechanisms())
+def test_variants_are_as_far_from_the_vectors_as_they_say(mechanism):
+    written = (SPEC / mechanism / "vectors.json").read_text()
+    assert dump(with_distances(mechanism, json.loads(written))) == written, "run: python tests/regenerate.py"
+
+
+@pytest.mark.parametrize("mechanism", vectors.mechanisms())
+def test_vectors_explain_flags_as_the_table_does(mechanism):
+    table = json.loads((SPEC / "flags.json").read_text())
+    flags = json.loads((SPEC / mechanism / "vectors.json").read_text())["flags"]
+    assert flags == {flag: table[flag] for flag in flags}, "run: python tests/regenerate.py"
+
+
+def test_the_lock_has_a_line_for_each_mechanism():
+    assert list(lock.locked()) == MECHANISMS
+
+
+LOADED = """
+import importlib, json, sys
+found = {}
+for mechanism in sys.argv[1:]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "spec"]:
+        del sys.modules[name]
+    for part in ("definition", "cases"):
+        importlib.import_module(f"spec.{mechanism.replace('/', '.')}.{part}")
+    files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("spec.")]
+    found[mechanism] = sorted(file for file in files if file)
+print(json.dumps(found))
+"""
+
+
+def test_the_lock_follows_every_module_that_python_loads():
+    done = subprocess.run([sys.executable, "-c", LOADED, *MECHANISMS], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for mechanism, files in json.loads(done.stdout).items():
+        assert {Path(file) for file in files} <= set(lock.sources(mechanism)), mechanism
+
+
+def test_no_change_escapes_the_lock(tmp_path):
+    """Of each kind of file; a module changes the digest of those that import it, and of no others."""
+    copy = tmp_path / "spec"
+    shutil.copytree(SPEC, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = {name: lock.digest(name, copy) for name in MECHANISMS}
+    assert before == {name: lock.digest(name) for name in MECHANISMS}
+    for file in ("definition.py", "cases.py", "clauses.md", "vectors.json", "../exact.py", "../vectors.py"):
+        path = (copy / "positions" / file).resolve()
+        users = {name for name in MECHANISMS if path in lock.sources(name, copy)} | {"positions"}
+        text = path.read_text()
+        path.write_text(text + "\n")
+        assert {name for name in MECHANISMS if lock.digest(name, copy) != before[name]} == users, file
+        path.write_text(text)
 
 
 def imports(path):
