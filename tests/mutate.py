@@ -316,6 +316,8 @@ def _attempt(task):
     if not place.exists():
         _copy(place)
     original = Path(place, file).read_text()
+    compiled = Path(place, file).parent / "__pycache__"
+    shutil.rmtree(compiled, ignore_errors=True)  # a mutant of the same second and size would be taken for the last one
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     child = context.Process(target=_run, args=(place, module, runs, seconds, file, source, queue))

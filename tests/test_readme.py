@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,16 +49,17 @@ VERDICTS = commands(("refattn check judged", "pytest -n auto"))
 def project(tmp_path):
     """Somebody's folder: their kernel, and README's file beside it."""
     (judged,) = (block for block in blocks("README.md", "python") if block.startswith("# judged.py"))
-    (tmp_path / "mypackage").mkdir()
     (tmp_path / "judged.py").write_text(judged)
 
     def project(kernel, command, *options):
+        shutil.rmtree(tmp_path / "mypackage", ignore_errors=True)  # with what was compiled of the kernel before
+        (tmp_path / "mypackage").mkdir()
         (tmp_path / "mypackage" / "kernels.py").write_text(kernel)
         first, *rest = shlex.split(command)
         module = {"refattn": ["refattn.cli"], "pytest": ["pytest", "-p", "refattn_pytest", "-p", "no:cacheprovider"]}[
             first
         ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_XDIST_AUTO_NUM_WORKERS": "1"}
         done = subprocess.run(
             [sys.executable, "-m", *module, *rest, *options],
             capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
