@@ -1,5 +1,8 @@
 """Every test that takes `library` runs on each array library: NumPy, and array-api-strict as a stand-in for CuPy.
 
+That arrays stay on their device is tested by golden vectors and by each function's cases; by tests of Hypothesis when
+slow tests run.
+
 pytest --library cupy     runs them on CuPy instead, where there is a GPU
 """
 
@@ -64,7 +67,10 @@ def _mechanism(test):
 def pytest_generate_tests(metafunc):
     if "library" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--library")
-        metafunc.parametrize("library", [chosen] if chosen else NAMES, indirect=True, scope="session")
+        names = [chosen] if chosen else [*NAMES]
+        if not chosen and hasattr(metafunc.function, "hypothesis"):  # random numbers find little about a device
+            names[-1] = pytest.param(names[-1], marks=pytest.mark.slow)
+        metafunc.parametrize("library", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

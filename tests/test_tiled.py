@@ -487,20 +487,21 @@ def test_dtypes(dtype):
     assert out.dtype == lse.dtype == ("float64" if dtype == "float64" else "float32")
 
 
-def test_tiled_and_split_attention_pass_the_check_of_attention():
-    def tiled(q, k, v, mask=None, **options):
-        return tiled_attention(q, k, v, mask, q_tile=4, k_tile=5, **options)
+@pytest.mark.parametrize(
+    "target, function, options",
+    [
+        (tiled_attention, "attention", {"q_tile": 4, "k_tile": 5}),
+        pytest.param(split_attention, "attention", {"splits": 3}, marks=pytest.mark.slow),
+        pytest.param(tiled_attention, "grouped_query_attention", {"q_tile": 3, "k_tile": 4}, marks=pytest.mark.slow),
+    ],
+)
+def test_tiled_and_split_attention_pass_the_check_of_attention(target, function, options):
+    def kernel(q, k, v, mask=None, **others):
+        return target(q, k, v, mask, **options, **others)
 
-    def split(q, k, v, mask=None, **options):
-        return split_attention(q, k, v, mask, splits=3, **options)
-
-    def grouped(q, k, v, mask=None, **options):
-        return tiled_attention(q, k, v, mask, q_tile=3, k_tile=4, **options)
-
-    for target, function in ((tiled, "attention"), (split, "attention"), (grouped, "grouped_query_attention")):
-        report = check(target, function, effort="smoke")
-        broken = [r for r in report.results if r.status != "holds" and r.deviation != "accepts wrong input"]
-        assert not broken, broken[0].message
+    report = check(kernel, function, effort="smoke")
+    broken = [r for r in report.results if r.status != "holds" and r.deviation != "accepts wrong input"]
+    assert not broken, broken[0].message
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ def test_a_benchmark_runs_and_prints(name, tmp_path, capsys):
     assert found["environment"]["python"]
     assert len(printed.splitlines()) > 5
     assert run.benchmark(name).show(found)
+    if name == "memory":
+        memory_of_tiles_is_that_of_tiles(found["functions"])
 
 
-def test_memory_of_tiles_is_that_of_tiles(tmp_path):
+def memory_of_tiles_is_that_of_tiles(functions):
     """1,024 to 4,096 tokens: all scores take 16 times the memory, tiles what a tile of each thread takes."""
-    run.main(["memory", "--quick", "--out", str(tmp_path / "results.json")])
-    functions = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["functions"]
     for name in ("attention", "attention_vjp"):
         first, *_, last = functions[name]
         assert 15 < last["bytes"] / first["bytes"] < 17

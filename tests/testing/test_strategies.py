@@ -57,10 +57,11 @@ def test_types_are_enough(mask, case):
     assert case.arguments["q"].ndim == 4
 
 
-def test_every_rule_and_every_kind_of_numbers_is_drawn():
+@pytest.mark.parametrize("examples", [150, pytest.param(600, marks=pytest.mark.slow)])
+def test_every_rule_and_every_kind_of_numbers_is_drawn(examples):
     rules, kinds = set(), set()
 
-    @settings(max_examples=600, derandomize=True, database=None)
+    @settings(max_examples=examples, derandomize=True, database=None)
     @given(mask_rules(), attention_cases(largest=6))
     def look(mask, case):
         rules.update(name for name in ("and", "or", "not") if mask.name == name)
