@@ -7,7 +7,6 @@ pytest --library cupy     runs them on CuPy instead, where there is a GPU
 """
 
 import os
-import re
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -19,49 +18,67 @@ import scipy.special
 
 from refattn import backend, masks
 from refattn.testing.nested import arrays, mapped
-from refattn.testing.subject import mechanisms, subjects
+from tests import parts
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("default")
 
 NAMES = ["numpy", "strict", "strict-device1"]
+SELECTION = pytest.StashKey[parts.Selection]()
+SLOW = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
     parser.addoption("--library", choices=[*NAMES, "cupy"], help="run the tests on this array library only")
+    parser.addoption("--part", metavar="K/N", help="of slow tests, those of what changed, and part K of N; or today/N")
+    parser.addoption("--since", metavar="COMMIT", help="what changed since (default: where the branch left main)")
     parser.addoption("--where-time-goes", action="store_true", help="print the seconds of each mechanism and test file")
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Processes that tests start keep what they compile, as is usual, also where the environment says otherwise.
 
     There are a hundred of them, and without it each compiles the package again: a tenth of the time of a run.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    option = config.option
+    if option.part:
+        try:
+            part, of = parts.read(option.part)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        since = parts.git("rev-parse", "--short", option.since or parts.merged() or "")
+        if option.since and not since:
+            raise pytest.UsageError(f"--since {option.since}: git knows no such commit")
+        option.part, option.since = f"{part}/{of}", since  # so that all processes take the same
+        config.stash[SELECTION] = parts.Selection(part, of, since, parts.changed(since))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Drop slow tests that are not of the part."""
+    config.stash[SLOW] = slow = [item.nodeid for item in items if item.get_closest_marker("slow")]
+    if selection := config.stash.get(SELECTION, None):
+        left = {test for test in slow if not selection.takes(test)}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
+        items[:] = [item for item in items if item.nodeid not in left]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """What each mechanism and each file of tests took, setup included, over all processes."""
+    """Which slow tests ran; what each mechanism and each file of tests took, setup included, over all processes."""
+    if selection := config.stash.get(SELECTION, None):
+        terminalreporter.write_line(str(selection))
     if not config.getoption("--where-time-goes"):
         return
     seconds: dict = {"mechanism": Counter(), "file": Counter()}
     for report in (r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "duration")):
         seconds["file"][report.nodeid.partition("::")[0]] += report.duration
-        seconds["mechanism"][_mechanism(report.nodeid)] += report.duration
+        seconds["mechanism"][parts.mechanism_of_test(report.nodeid) or "(the kit)"] += report.duration
     for what, taken in seconds.items():
         terminalreporter.section(f"seconds by {what}")
         for name, each in taken.most_common(25):
             terminalreporter.write_line(f"{each:8.1f}  {name}")
-
-
-def _mechanism(test):
-    """The mechanism of a test: that of the function for which it is parametrised, or whose file it stands in."""
-    place, _, case = test.partition("[")
-    words = re.split(r"[-:\]]", case)
-    subject = next((subjects()[word] for word in words if word in subjects()), None)
-    own = re.sub(r".*/test_|\.py.*", "", place)
-    return subject.mechanism if subject else next((m for m in mechanisms() if m.rpartition("/")[2] == own), "(the kit)")
 
 
 def pytest_generate_tests(metafunc):
