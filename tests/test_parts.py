@@ -97,6 +97,7 @@ def branch(tmp_path):
     git("checkout", "-q", "-b", "branch")
     (tmp_path / "spec/softmax/definition.py").write_text("x = 2\n")
     git("commit", "-q", "-a", "-m", "change")
+    git("commit", "-q", "--allow-empty", "-m", "nothing more")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/test_tiled_new.py").write_text("")
     return tmp_path, git
