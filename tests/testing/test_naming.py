@@ -145,13 +145,21 @@ def builds_on_others(function):
 
 @pytest.mark.parametrize("function", OWN)
 def test_variants_are_named(function):
-    """Those that are no other function's, where a function builds on others."""
+    """Those that are no other function's, where a function builds on others; of these, half as many as slow tests take."""
+    own_are_named(function, 2 if builds_on_others(function) else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [name for name in OWN if builds_on_others(name)])
+def test_twice_as_many_variants_are_named(function):
+    own_are_named(function, 1)
+
+
+def own_are_named(function, step):
     large = builds_on_others(function)
     precisions, draws = (["float32"], 4) if large or function == "attention_vjp" else (["float32", "bfloat16"], 12)
-    precisions = (
-        ["float32"] if function == "attention" else precisions
-    )  # with its hundreds, the slow run has the others
-    some = slice(0, None, 8 if subject(function).parts else 1)  # one in eight where an explanation takes a second
+    every = 4 if subject(function).parts else 1  # one in four where an explanation takes a second
+    some = slice(0, None, every * step)
     counts, confusions, _ = measure([function], 1, precisions, draws, derived=not large, part=some)
     assert sum(counts.values()) >= 1
     assert rate(counts) >= 0.95, confusions
