@@ -48,4 +48,5 @@ MULTI_HEAD_ATTENTION = Subject(
     "MHA-PROJECT",
     inputs.layers,
     parts=("grouped_query_attention", "rope", "rms_norm"),
+    axes={"out": ("tokens", "features")},
 )
