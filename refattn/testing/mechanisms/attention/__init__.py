@@ -22,6 +22,7 @@ ATTENTION = Subject(
     inputs.attentions,
     derive=(("Mask.dense", of_mask),),
     bound=bounds.attention_bound,
+    related=inputs.plain,
     axes={"out": ("heads", "queries", "features"), "lse": ("heads", "queries")},
 )
 ATTENTION_WEIGHTS = Subject(

@@ -34,6 +34,7 @@ GROUPED_QUERY_ATTENTION = Subject(
     "HEADS-GROUP",
     inputs.groups,
     equals=Equal("attention", repeated),
+    related=inputs.six_over_three,
 )
 MULTI_QUERY_ATTENTION = Subject(
     multi_query_attention,

@@ -35,6 +35,7 @@ TILED_ATTENTION = Subject(
     inputs.tiled_by_length,
     equals=Equal("attention", dense),
     bound=bounds.tiled_attention_bound,
+    related=inputs.plain,
 )
 SPLIT_ATTENTION = Subject(
     split_attention,
