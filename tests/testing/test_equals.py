@@ -1,6 +1,7 @@
 """A function that says what it `equals` gets what is known of that one: a toy that nothing of the kit names."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 
@@ -9,16 +10,21 @@ import pytest
 
 import refattn
 from refattn import masks
-from refattn.testing import adapters, compare, consistency, names
+from refattn.testing import adapters, compare, consistency, inputs, names, narrowing
+from refattn.testing.around import bound_around
+from refattn.testing.bounds import bound
 from refattn.testing.checking import CheckCase, check, run_case
 from refattn.testing.derive import sources
 from refattn.testing.diagnosis import explanations
 from refattn.testing.equals import bounded_as, call_as, equal, in_terms_of, steps
-from refattn.testing.narrowing import few_rows, of_head, rows_of_all, worst_head
+from refattn.testing.narrowing import few_rows, has_heads, of_head, rows_of_all, worst_head
 from refattn.testing.nested import mapped
-from refattn.testing.registry import VARIANTS
+from refattn.testing.profiles import profile
+from refattn.testing.registry import FAMILIES, VARIANTS
+from refattn.testing.spread import says_nothing
 from refattn.testing.subject import Equal, Subject, subjects
 from refattn.testing.variants import variants
+from refattn.testing.vectors import results
 
 NAME = "toy.recent_attention"
 
@@ -167,6 +173,22 @@ def test_each_relation_finds_what_breaks_it(relation):
     assert "would be right" in broken[relation].message
 
 
+def test_excluded_are_keys_that_no_row_sees_or_else_the_one_that_the_fewest_see():
+    x = given(n=5, m=9)
+    keys, rows = consistency._excluded({**x, "mask": window(3)})  # rows 0 to 4 end at keys 4 to 8
+    assert (keys.tolist(), rows) == ([0, 1], (Ellipsis,))
+    keys, rows = consistency._excluded({**given(n=9, m=9), "mask": window(9)})
+    assert keys.tolist() == [8]
+    assert rows[1].tolist() == [*range(8)]
+    assert consistency._excluded(given()) == ((), ())
+
+
+def test_random_calls_have_no_options_that_need_not_be_there():
+    for seed in range(5):
+        for case in consistency.relations("split_attention", "float32", seed):
+            assert case.arguments.keys() <= {"q", "k", "v", "mask", "splits", "tree", "scale", "q_tile", "k_tile"}
+
+
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +202,16 @@ def test_stages_are_those_of_the_attention_that_it_equals():
     adapter.functions["attention_weights"] = lambda q, k, mask: attended(q, k, np.eye(k.shape[-2]), mask)
     (stage,) = run_case(adapter, case).stages
     assert (stage.name, stage.ok) == ("weights", True)
+    adapter.functions["attention_weights"] = lambda q, k, mask: np.ones(q.shape[:-1] if q.dtype == np.float32 else ())
+    (stage,) = run_case(adapter, case).stages
+    assert stage.note == "shape (2, 3, 5), must be (2, 3, 5, 9)"
+
+
+def test_weights_have_no_stages_of_their_own():
+    adapter = adapters.CallableAdapter(partial(refattn.attention_weights, scale=1.0), "attention_weights", "float32")
+    x = given()
+    result = run_case(adapter, CheckCase("w", "attention_weights", ("ATTN-WEIGHTS",), "float32", x_without(x, "v")))
+    assert (result.status, result.stages) == ("broken", ())
 
 
 # --- explanations ----------------------------------------------------------------------------------------------------
@@ -201,6 +233,32 @@ def test_rows_and_axes_have_the_words_of_attention():
     (found,) = compare(got, NAME, **x, recent=3)
     assert found.rows == "They are the empty rows (no key is visible)."
     assert found.where == "queries 0-1 of 11"
+
+
+def test_the_bound_around_a_variant_is_that_of_the_attention_that_it_is():
+    x = {**given(), "recent": 3}
+    (v,) = (v for v in variants(NAME) if v.name == "scale/one_over_d")
+    around = bound_around(v, profile("float32"), (), x)["out"]
+    wanted = bound("attention", "float32", **dense(**x), scale=1 / 8)["out"]
+    np.testing.assert_array_equal(around.hard, wanted.hard)
+    (tiled,) = (v for v in variants("tiled_attention") if v.name == "scale/one_over_d")
+    assert bound_around(tiled, profile("float32"), (), given()) is None  # it rounds otherwise
+
+
+def test_a_limit_as_wide_as_the_values_are_apart_says_nothing():
+    x = {**given(), "recent": 3}
+    want = recent_attention(**x)
+    wide = np.broadcast_to(1.01 * np.std(x["v"], axis=-2, keepdims=True), want.shape)
+    for share, nothing in ((1.0, True), (0.9, False)):
+        assert says_nothing(NAME, "out", profile("bfloat16"), want, share * wide, (), x) == nothing
+
+
+def test_a_constant_in_the_log_sum_exp_is_named():
+    x = {**given(), "recent": 3, "return_lse": True}
+    out, lse = recent_attention(**x)
+    (_, found) = compare((out, lse + np.log(5.0)), NAME, **x)
+    assert found.explanations[0].name == "lse/constant_added"
+    assert "log N" in found.explanations[0].variant.meaning
 
 
 def judged(got, **x):
@@ -225,6 +283,37 @@ def test_of_a_large_problem_one_head_is_judged():
     assert worst_head(small, ratio[:1, :1]) is None
 
 
+WITH_HEADS = [f for f in subjects() if equal(f, "attention") or equal(f, "attention_vjp")]
+
+
+@pytest.mark.parametrize("function", WITH_HEADS)
+def test_a_head_of_any_call_is_a_call_of_its_own(function, monkeypatch):
+    monkeypatch.setattr(narrowing, "LARGE", 0)
+    judged_alone = 0
+    for name, _, x in inputs.cases(function, fmt="float32"):
+        found = [c.judged for c in compare(subjects()[function].function(**x), function, explain=False, **x)]
+        found = [j for j in found if "vjp" not in function or j.result in ("q", "k", "v")]
+        if not has_heads(found) or not all(j.got.size for j in found):
+            continue
+        place = worst_head(found[0], np.random.default_rng(0).random(found[0].got.shape))
+        heads = [] if place is None else [of_head(j, place) for j in found]
+        for head in heads if None not in heads else ():
+            wanted = results(function, subjects()[function].function(**head.kwargs))[head.result]
+            np.testing.assert_allclose(wanted, head.want, rtol=1e-5, atol=1e-6, err_msg=name)
+            judged_alone += 1
+    assert judged_alone > 20
+
+
+def test_what_a_function_gives_to_a_head_is_not_known(monkeypatch):
+    monkeypatch.setattr(narrowing, "LARGE", 0)
+    slopes = np.array([1.0, 2.0, 4.0])[:, None, None]
+    x = {**given(), "bias": lambda i, j: -slopes * np.abs(i - j)}
+    (found,) = compare(refattn.tiled_attention(**x, scale=1.0), "tiled_attention", **x)
+    assert of_head(found.judged, (0, 1)) is None
+    assert of_head(replace(found.judged, kwargs=x_without(x, "bias")), (0, 1)) is not None
+    assert found.explanations[0].name == "scale/none"
+
+
 def test_a_few_rows_stand_for_all():
     x = {**given(n=80, m=80), "recent": 20}
     (whole,) = judged(recent_attention(**x, scale=1 / 8), **x)
@@ -244,6 +333,15 @@ def test_a_tile_that_drops_its_tail_is_named_with_its_size():
     (found,) = compare(attended(**x_without(x, "recent"), mask=mask), NAME, **x)
     assert found.explanations[0].name == "tail/dropped"
     assert "64" in found.explanations[0].variant.meaning
+
+
+def test_a_window_that_is_read_by_tiles_is_named_with_their_size():
+    x = {**given(n=80, m=80), "recent": 20}
+    (found,) = (f for f in FAMILIES.values() if f.rules and f.example.name == "window/by_tiles")
+    got = found.build((16, 16))(**x_without(x, "recent"), mask=window(20))
+    (found,) = compare(got.astype(np.float32), NAME, **x)
+    assert found.explanations[0].name == "window/by_tiles"
+    assert "16" in found.explanations[0].variant.meaning
 
 
 def x_without(x, *names):
