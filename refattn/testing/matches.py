@@ -13,7 +13,7 @@ from refattn.testing.bounds import bound
 from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, explanations
 from refattn.testing.distances import ratio, same
 from refattn.testing.inexact import unrounded, with_rounded
-from refattn.testing.presets import expected
+from refattn.testing.presets import expected_of
 from refattn.testing.profiles import PROFILES, Profile, profile
 from refattn.testing.reference import in_float64, oracle, to_numpy
 from refattn.testing.returned import GRADIENTS, by_name, given_as_array, is_none
@@ -251,7 +251,7 @@ def compare(
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
         if preset is not None:
-            wanted = results(name, expected(preset, *args, **kwargs))
+            wanted = results(name, expected_of(name, preset, args, kwargs))
             bounds = {key: limits._replace(value=wanted[key]) for key, limits in bounds.items()}
     gradients = name.endswith(GRADIENTS)
     got = {key: None if x is None and gradients else _taken(key, x) for key, x in named.items()}

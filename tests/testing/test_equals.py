@@ -225,6 +225,16 @@ def test_two_variants_of_attention_at_once_explain_it():
     assert found.explanations[0].fit <= 1
 
 
+def test_presets_say_what_an_implementation_makes_of_it():
+    x = given(n=11, dv=8)
+    mask = window(3).dense(11, 9)
+    got = np.where(mask.any(axis=-1, keepdims=True), attended(**x, mask=mask), np.nan)
+    for preset, ok in (("torch.nn.MultiheadAttention", True), ("torch.sdpa.math", False)):  # empty rows are NaN, or 0
+        assert compare(got, NAME, **x, recent=3, preset=preset)[0].ok == ok
+    with pytest.raises(ValueError, match="function is softmax; a preset says"):
+        compare(got, "softmax", got, preset="torch.sdpa.math")
+
+
 def test_rows_and_axes_have_the_words_of_attention():
     x = given(n=11)
     mask = window(3).dense(11, 9)
