@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn import masks
+from refattn import backend, masks
 from refattn.testing import adapters, compare, consistency, inputs, names, narrowing
 from refattn.testing.around import bound_around
 from refattn.testing.bounds import bound
@@ -57,6 +57,26 @@ def dense(q, k, v, *, recent, **options):
     return {"q": q, "k": k, "v": v, "mask": window(recent), **options}
 
 
+def turned_attention(q, k, v, *, recent, scale=None):
+    """The same with features before tokens.
+
+    Parameters
+    ----------
+    q, k, v : array (..., N, D), (..., M, D), (..., M, Dv)
+    recent : int
+    scale : float, default 1/√D
+
+    Returns
+    -------
+    out : array (..., Dv, N)
+    """
+    return backend.namespace(q=q).matrix_transpose(recent_attention(q, k, v, recent=recent, scale=scale))
+
+
+def turned(found, given):
+    return np.swapaxes(found, -1, -2)
+
+
 def random(draw):
     heads, n, m = draw.between(2, 4), draw.between(1, 6), draw.between(4, 12)
     return {
@@ -67,15 +87,16 @@ def random(draw):
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    """The toy among the functions of refattn, for as long as a test runs."""
+    """The toys among the functions of refattn, for as long as a test runs."""
     module = ModuleType("refattn.toy")
-    monkeypatch.setattr(recent_attention, "__module__", module.__name__)
-    monkeypatch.setattr(module, "recent_attention", recent_attention, raising=False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(refattn, "toy", module, raising=False)
-    of = Subject(recent_attention, random, "ATTN-OUT", equals=Equal("attention", dense), mechanism="attention")
-    assert of.name == NAME
-    monkeypatch.setitem(subjects(), NAME, of)
+    for function, results_of in ((recent_attention, None), (turned_attention, turned)):
+        monkeypatch.setattr(function, "__module__", module.__name__)
+        monkeypatch.setattr(module, function.__name__, function, raising=False)
+        equals = Equal("attention", dense, results_of)
+        of = Subject(function, random, "ATTN-OUT", equals=equals, mechanism="attention")
+        monkeypatch.setitem(subjects(), of.name, of)
     caches = (names.functions, sources, steps)
     for cached in caches:
         cached.cache_clear()
@@ -223,6 +244,15 @@ def test_two_variants_of_attention_at_once_explain_it():
     (found,) = compare(got, NAME, **x, recent=3)
     assert found.explanations[0].name == "scale/twice + window/top_left"
     assert found.explanations[0].fit <= 1
+
+
+def test_what_returns_it_otherwise_has_variants_and_pairs_but_no_rows_and_relations():
+    x, back = given(), np.arange(5)[:, None] - np.arange(9)
+    got = turned(attended(**x, mask=(back >= 0) & (back < 3), scale=1 / 8), x)
+    (found,) = compare(got, "toy.turned_attention", **x, recent=3)
+    assert found.explanations[0].name == "scale/twice + window/top_left"
+    assert few_rows(found.judged, np.ones(got.shape)) is None
+    assert not list(consistency.relations("toy.turned_attention", "float32", 0))
 
 
 def test_presets_say_what_an_implementation_makes_of_it():
