@@ -166,9 +166,10 @@ def expected(preset, *args, **kwargs):
 
 def expected_of(function: str, preset, args, kwargs):
     """What an implementation computes for a call of attention, or of what equals it, as that function returns it."""
+    preset = preset if isinstance(preset, Preset) else get(preset)
     for known in ("grouped_query_attention", "attention"):  # the nearest: a preset may serve groups otherwise
         if (call := call_as(function, known, args, kwargs)) is not None:
-            return call.back(expected(preset, **call.arguments))
+            return call.back(preset.attention(**call.arguments))
     raise ValueError(f"function is {function}; a preset says what an implementation makes of what equals attention")
 
 
