@@ -136,7 +136,12 @@ def test_a_call_is_one_of_attention_and_its_result_comes_back():
 
 
 def test_equal_are_results_that_are_handed_on_as_they_are():
-    for function, bound_as_well in ((NAME, True), ("multi_query_attention", True), ("split_attention", False)):
+    for function, bound_as_well in (
+        (NAME, True),
+        ("multi_query_attention", True),
+        ("split_attention", True),
+        ("attention_weights", False),
+    ):
         assert equal(function, "attention")
         assert bounded_as(function, "attention") == bound_as_well
     assert steps("grouped_query_attention_vjp", "attention_vjp")
@@ -281,8 +286,8 @@ def test_the_bound_around_a_variant_is_that_of_the_attention_that_it_is():
     around = bound_around(v, profile("float32"), (), x)["out"]
     wanted = bound("attention", "float32", **dense(**x), scale=1 / 8)["out"]
     np.testing.assert_array_equal(around.hard, wanted.hard)
-    (tiled,) = (v for v in variants("tiled_attention") if v.name == "scale/one_over_d")
-    assert bound_around(tiled, profile("float32"), (), given()) is None  # it rounds otherwise
+    (of_weights,) = (v for v in variants("attention_weights") if v.name == "scale/one_over_d")
+    assert bound_around(of_weights, profile("float32"), (), x_without(given(), "v")) is None  # they round otherwise
 
 
 def test_a_limit_as_wide_as_the_values_are_apart_says_nothing():
