@@ -12,6 +12,7 @@ import types
 import numpy as np
 
 from refattn.testing.bounds import Bound, bound
+from refattn.testing.equals import bounded_as, call_as, in_terms_of
 from refattn.testing.mechanisms.attention.variants import STEPS, recorded
 from refattn.testing.subject import name_of
 from refattn.testing.variants import NotApplicable, Variant
@@ -21,21 +22,26 @@ def bound_around(v: Variant, profile, args, kwargs) -> dict[str, Bound] | None:
     """The bounds of what a variant computes; None where it is not its function with other arguments."""
     try:
         with np.errstate(all="ignore"):
-            own = _own_arguments(v, args, kwargs)
-            return None if own is None else bound(v.function, profile, *own[0], **own[1])
+            own = _own_call(v, args, kwargs)
+            return None if own is None else bound(own[0], profile, *own[1], **own[2])
     except NotApplicable:
         return None
     except Exception:  # whatever a variant makes of the arguments: it has no bound then
         return None
 
 
-def _own_arguments(v, args, kwargs):
+def _own_call(v, args, kwargs):
+    """The call of the reference that gives what a variant gives: function, args, kwargs."""
     if v.arguments is not None:
-        return (), v.arguments(args, kwargs)
-    if v.function == "attention":
-        given, options = recorded(v.call, *args, **kwargs)
-        return None if STEPS & options.keys() else (given, options)
-    return _traced(v, args, kwargs)
+        return v.function, (), v.arguments(args, kwargs)
+    of_attention = in_terms_of("attention", v) if bounded_as(v.function, "attention") else None
+    if of_attention is None:
+        traced = _traced(v, args, kwargs)
+        return None if traced is None else (v.function, *traced)
+    call = call_as(v.function, "attention", args, kwargs)
+    assert call is not None  # it is bounded as attention
+    given, options = recorded(of_attention.call, **call.arguments)
+    return None if STEPS & options.keys() else ("attention", given, options)
 
 
 def _traced(v, args, kwargs):

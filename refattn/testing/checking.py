@@ -320,7 +320,7 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True, suspect
     if all(c.verdict == "cannot be judged" for c in wrong):
         reason = f"cannot be judged at {wrong[0].precision}, whose bound is wider than the values are apart"
         return Result(case, "unsupported", reason=reason, comparisons=comparisons)
-    stages = stages_of(adapter, case, cast(case.arguments, case.dtype), precision)
+    stages = stages_of(adapter, case, lambda x: cast(x, case.dtype), precision)
     return Result(case, "broken", stages=stages).called(comparisons)
 
 

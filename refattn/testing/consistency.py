@@ -8,8 +8,9 @@ bound and still depend on what it must not see.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,15 +19,21 @@ from refattn.testing import layouts
 from refattn.testing.adapters import Failed
 from refattn.testing.adapters.guard import told
 from refattn.testing.bounds import bound
+from refattn.testing.docstrings import stated
+from refattn.testing.equals import call_as, equal
 from refattn.testing.inputs import Draw, Seeded
 from refattn.testing.matches import Comparison
+from refattn.testing.names import function_named
+from refattn.testing.nested import mapped
 from refattn.testing.outcome import CheckCase
 from refattn.testing.profiles import profile
-from refattn.testing.reference import to_numpy
+from refattn.testing.reference import in_float64, oracle, to_numpy
+from refattn.testing.registry import NotApplicable
+from refattn.testing.subject import subject
 from refattn.testing.vectors import results
 
-FUNCTIONS = ("attention", "grouped_query_attention", "tiled_attention")
-_CORE = {"q": 2, "k": 2, "v": 2, "mask": 2}
+_ARRAYS = ("q", "k", "v")
+_TRIES = 20  # random calls that are drawn until one has another with which it must agree
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,18 @@ class Other:
 
 @dataclass(frozen=True)
 class Relation:
-    """One way in which two calls must agree."""
+    """One way in which two calls of attention must agree, and so two of what equals attention.
+
+    `inputs` makes of a call one of which it can be asked; it gets the names of the function's parameters, too. `others` makes
+    the calls that must agree with it; it gets the arguments of attention that the record makes of the call, too.
+    """
 
     name: str
     clause: str
     bitwise: bool
     meaning: str
-    inputs: Callable[[Draw, dict], dict]
-    others: Callable[[dict], Iterator[Other]]
+    inputs: Callable[[Draw, dict, Collection[str]], dict]
+    others: Callable[[dict, dict], Iterator[Other]]
     everywhere: bool = True  # or only at the sizes that a kernel with limits takes
 
 
@@ -63,48 +74,74 @@ def _relation(name, clause, inputs, *, bitwise=False, everywhere=True):
     return register
 
 
-def _plain(draw, x):
+def _plain(draw, x, takes):
     return x
 
 
-def _some_keys(draw, x):
-    allowed = np.ones((5, 7), dtype=bool)
-    allowed[:, [2, 6]] = False
-    return {**x, "mask": allowed}
+def _some_keys(draw, x, takes):
+    n, m = x["q"].shape[-2], x["k"].shape[-2]
+    allowed = np.ones((n, m), dtype=bool)
+    allowed[:, [min(2, m - 1), m - 1]] = False
+    return _masked(x, takes, allowed)
 
 
-def _causal(draw, x):
-    q = np.concatenate([x["q"], draw.normal(*x["q"].shape[:-2], 2, x["q"].shape[-1])], axis=-2)
-    return {**x, "q": q, "mask": masks.causal()}
+def _causal(draw, x, takes):
+    q, m = x["q"], x["k"].shape[-2]
+    more = draw.normal(*q.shape[:-2], max(m - q.shape[-2], 0), q.shape[-1])
+    return _masked({**x, "q": np.concatenate([q, more], axis=-2)[..., :m, :]}, takes, masks.causal())
 
 
-def _coarse(draw, x):
-    return {**{name: np.round(8 * value) / 8 for name, value in x.items()}, "scale": 0.3125}
+def _masked(x, takes, mask):
+    """A call under a mask, where the function takes one and none is given."""
+    return {**x, "mask": mask} if "mask" in takes and x.get("mask") is None else x
+
+
+def _coarse(draw, x, takes):
+    return {**x, **{name: np.round(8 * x[name]) / 8 for name in _ARRAYS}, "scale": 0.3125}
 
 
 @_relation("poison", "ATTN-ABSENT", _some_keys, bitwise=True)
-def _poison(x):
+def _poison(x, given):
     """What excluded keys and values hold changes nothing: first finite garbage, then infinity, then NaN."""
+    keys, rows = _excluded(given)
     both = ("k", "v")
     garbage = ((-7.0, both), (np.inf, ("v",)), (np.nan, ("v",)), (np.inf, ("k",)), (np.nan, both))
-    for number, names in garbage:  # values before keys: each leaks for a reason of its own
+    for number, names in garbage if len(keys) else ():  # values before keys: each leaks for a reason of its own
         changed = {name: x[name].copy() for name in names}
         for array in changed.values():
-            array[..., [2, 6], :] = number
+            array[..., keys, :] = number
         where = " and ".join({"k": "keys", "v": "values"}[name] for name in names)
-        yield Other(f"{number:g} in the excluded {where}", {**x, **changed})
+        yield Other(f"{number:g} in the excluded {where}", {**x, **changed}, rows, rows)
+
+
+def _excluded(given):
+    """Keys that no row sees, or else the one that the fewest see; and the index of the rows that see none of them."""
+    q, k = given["q"], given["k"]
+    positions = {name: given.get(name) for name in ("q_positions", "k_positions")}
+    n, m = q.shape[-2], k.shape[-2]
+    allowed = masks.visible(given.get("mask"), n, m, **positions, like=q)
+    pairs = np.ones((n, m), dtype=bool) if allowed is None else np.asarray(allowed & np.ones((n, m), dtype=bool))
+    seen = np.asarray(pairs.any(axis=tuple(range(pairs.ndim - 2))))
+    keys = np.flatnonzero(~seen.any(axis=0))
+    if not len(keys):
+        keys = np.argsort(seen.sum(axis=0), kind="stable")[:1]
+    rows = ~seen[:, keys].any(axis=1)
+    if not rows.any():
+        return (), ()
+    return keys, (Ellipsis,) if rows.all() else (Ellipsis, np.flatnonzero(rows), slice(None))
 
 
 @_relation("prefix", "ATTN-MASK", _causal)
-def _prefix(x):
+def _prefix(x, given):
     """Under a causal mask, keys and queries that are appended change no earlier row."""
     for count in (1, 4):
-        cut = {name: x[name][..., :count, :] for name in ("q", "k", "v")}
-        yield Other(f"the first {count} tokens alone", {**x, **cut}, (Ellipsis, slice(0, count), slice(None)))
+        if count < x["q"].shape[-2]:
+            cut = {name: x[name][..., :count, :] for name in _ARRAYS}
+            yield Other(f"the first {count} tokens alone", {**x, **cut}, (Ellipsis, slice(0, count), slice(None)))
 
 
 @_relation("future", "ATTN-ABSENT", _causal, everywhere=False)
-def _future(x):
+def _future(x, given):
     """Under a causal mask, what the last key and value hold changes no row that does not see them."""
     before = (Ellipsis, slice(0, -1), slice(None))
     for number, names in ((np.nan, ("v",)), (np.inf, ("v",)), (np.nan, ("k", "v"))):
@@ -115,32 +152,39 @@ def _future(x):
 
 
 @_relation("permutation", "ATTN-OUT", _plain)
-def _permutation(x):
+def _permutation(x, given):
     """Keys permuted together with their values change nothing."""
-    for order in (np.arange(6, -1, -1), np.array([3, 0, 5, 1, 6, 2, 4])):
+    m = x["k"].shape[-2]
+    mixed = np.add.outer(np.arange(0, m, 7), [3, 0, 5, 1, 6, 2, 4]).ravel()
+    for order in (np.arange(m)[::-1], mixed[mixed < m]):
         yield Other(f"keys in the order {order.tolist()}", {**x, **{n: x[n][..., order, :] for n in ("k", "v")}})
 
 
 @_relation("batch", "ATTN-BROADCAST", _plain)
-def _batch(x):
+def _batch(x, given):
     """A batch gives what a loop over its entries gives."""
-    for entry in range(x["q"].shape[0]):
-        alone = {name: value[entry : entry + 1] if name in _CORE else value for name, value in x.items()}
+    size = x["q"].shape[0] if x["q"].ndim > 2 else 0
+    for entry in range(size):
+        of_batch = {name: a for name, a in x.items() if isinstance(a, np.ndarray) and a.ndim > 2 and len(a) == size}
+        alone = {**x, **{name: a[entry : entry + 1] for name, a in of_batch.items()}}
         yield Other(f"batch entry {entry} alone", alone, (slice(entry, entry + 1),))
 
 
 @_relation("heads", "ATTN-BROADCAST", _plain, bitwise=True)
-def _heads(x):
+def _heads(x, given):
     """A head does not depend on what the other heads hold."""
-    group = x["q"].shape[1] // x["k"].shape[1]
-    changed = {name: x[name].copy() for name in ("q", "k", "v")}
-    changed["q"][:, group:], changed["k"][:, 1:], changed["v"][:, 1:] = 0.5, -0.25, 3.0
-    head = (slice(None), slice(0, group))
+    if min(x["q"].ndim, x["k"].ndim) < 3 or x["q"].shape[-3] < x["k"].shape[-3]:
+        return
+    group = x["q"].shape[-3] // x["k"].shape[-3]
+    changed = {name: x[name].copy() for name in _ARRAYS}
+    for name, first, number in (("q", group, 0.5), ("k", 1, -0.25), ("v", 1, 3.0)):
+        changed[name][..., first:, :, :] = number
+    head = (Ellipsis, slice(0, group), slice(None), slice(None))
     yield Other("every key/value head but the first replaced", {**x, **changed}, head, head)
 
 
 @_relation("rescaling", "ATTN-SCALE", _coarse, bitwise=True)
-def _rescaling(x):
+def _rescaling(x, given):
     """Queries times 4 and scale times 1/4 give the same bits: powers of two round nothing.
 
     4, not 2, because some kernels multiply queries and keys by the square root of the scale each.
@@ -149,11 +193,12 @@ def _rescaling(x):
 
 
 @_relation("strides", "BACKEND-STRIDE", _plain)
-def _strides(x):
+def _strides(x, given):
     """Views give what copies give: transposed, reversed, every second number, read-only, one head seen many times."""
-    arrays = {name: x[name] for name in ("q", "k", "v")}
+    arrays = {name: x[name] for name in _ARRAYS}
+    if min(a.ndim for a in arrays.values()) > 2:
+        yield Other("transposed views", {**x, **{name: layouts.tokens_first(a) for name, a in arrays.items()}})
     views = {
-        "transposed views": {name: layouts.tokens_first(a) for name, a in arrays.items()},
         "views with step -1": {name: np.ascontiguousarray(a[..., ::-1])[..., ::-1] for name, a in arrays.items()},
         "views [..., ::2]": {name: layouts.spread(a) for name, a in arrays.items()},
         "read-only arrays": {name: _read_only(a) for name, a in arrays.items()},
@@ -168,21 +213,65 @@ def _read_only(a):
     return a
 
 
+class _Plain(Seeded):
+    """Choices from a seed that leave out what need not be there."""
+
+    def chance(self, p: float) -> bool:
+        return False
+
+
 def relations(function: str, dtype: str, seed: int) -> Iterator[CheckCase]:
-    """The cases of self-consistency for a function; none where it is no attention."""
-    if function not in FUNCTIONS:
+    """The cases of self-consistency for a function: none where it does not equal attention over q, k and v of its own."""
+    takes = {x.name for x in stated(function_named(function), "Parameters")}
+    if not equal(function, "attention") or not takes >= {*_ARRAYS}:
         return
-    draw = Draw(Seeded(seed, zlib.crc32(f"{function} {dtype} self".encode())), dtype)
+    draw = Draw(_Plain(seed, zlib.crc32(f"{function} {dtype} self".encode())), dtype)
     for name, relation in RELATIONS.items():
-        if not relation.everywhere:
+        if relation.everywhere and (given := _asked(function, relation, draw, takes)) is not None:
+            yield related(name, f"{function}.self.{name}.{dtype}", function, dtype, given)
+
+
+def _asked(function, relation, draw, takes) -> dict | None:
+    """A call with another that must agree with it; None where none is drawn: a window has no order of keys to permute."""
+    of = subject(function)
+    for _ in range(_TRIES):
+        given = mapped(draw.round, (of.related or of.random)(draw))
+        given = {name: x for name, x in relation.inputs(draw, given, takes).items() if name != "return_lse"}
+        if given.keys() <= takes and _agreeing(function, relation, given):
+            return given
+    return None
+
+
+def _agreeing(function, relation, x) -> list[Other]:
+    """The other calls that must agree with one, but for those that are refused; none, if any does not as a call of attention."""
+    first = _by_attention(function, x)
+    if first is None:
+        return []
+    found = []
+    for other in relation.others(x, first.given):
+        if (second := _by_attention(function, other.arguments)) is None:
             continue
-        heads = 6 if function.startswith("grouped") else 3
-        x = {"q": draw.normal(2, heads, 5, 8), "k": draw.normal(2, 3, 7, 8), "v": draw.normal(2, 3, 7, 8)}
-        given = relation.inputs(draw, x)
-        yield CheckCase(
-            f"{function}.self.{name}.{dtype}", function, (relation.clause,), dtype, given,
-            comment=" ".join(relation.meaning.split("\n\n")[0].split()), relation=name,
-        )  # fmt: skip
+        a, b = first.out[other.of_first], second.out[other.of_second]
+        if a.shape != b.shape or not np.allclose(a, b, rtol=1e-9, atol=1e-9, equal_nan=True):
+            return []
+        found.append(other)
+    return found
+
+
+class _Answer(NamedTuple):
+    given: dict
+    out: np.ndarray
+
+
+def _by_attention(function, x) -> _Answer | None:
+    """What attention gives for a call of what equals it; None where the function refuses the call."""
+    try:
+        with np.errstate(all="ignore"):
+            oracle(function, **x)
+            call = call_as(function, "attention", (), in_float64(x))
+            return None if call is None else _Answer(call.arguments, oracle("attention", **call.arguments))
+    except (NotApplicable, ValueError, TypeError, IndexError):
+        return None
 
 
 def related(name: str, id: str, function: str, dtype: str, arguments: dict) -> CheckCase:
@@ -215,7 +304,7 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
     relation, chosen = RELATIONS[case.relation], profile(precision)
     first = _numbers(case.function, call(**cast(case.arguments)))
     comparisons = []
-    for other in relation.others(case.arguments):
+    for other in _agreeing(case.function, relation, case.arguments):
         returned = call(**cast(other.arguments))
         a, b = _part(first, other.of_first), _part(_numbers(case.function, returned), other.of_second)
         limit: np.ndarray | float = 0.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import refattn
-from refattn.testing.narrowing import few_rows
+from refattn.testing.narrowing import as_attention, few_rows
 from refattn.testing.reference import named_arguments, parameters_of
 from refattn.testing.variants import Variant, variants
 from refattn.testing.vectors import function_named, results
@@ -95,11 +95,16 @@ def of_lse(judged) -> list[Variant]:
         out, lse = attend(*args, **kwargs)
         return out, lse + constant
 
-    arguments = _bound(judged.function, judged.args, judged.kwargs)
+    arguments = as_attention(judged) or {}
     said = f"{known[0].meaning} The constant is {constant:.6g}{_in_words(constant, arguments)}."
     return [
         dataclasses.replace(
-            known[0], call=call, meaning=said, value=round(constant, 4), said=f"the constant is {constant:.4g}"
+            known[0],
+            call=call,
+            equal=None,
+            meaning=said,
+            value=round(constant, 4),
+            said=f"the constant is {constant:.4g}",
         )
     ]
 

@@ -57,7 +57,7 @@ def of_equal(function: str, equal: Equal, v: Variant) -> Variant:
         found = theirs(**equal.arguments(**given))
         return found if equal.results is None else equal.results(found, given)
 
-    return replace(v, function=function, call=call)
+    return replace(v, function=function, call=call, equal=v)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------

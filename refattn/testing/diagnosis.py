@@ -4,7 +4,7 @@ Every variant of the function is evaluated on the same inputs. One that lies wit
 while the reference does not, explains them: a cause that fits the output and not its lse, or one gradient and not the
 others, is none. Of several, the nearest comes first: the right one leaves nothing but rounding, and any other one leaves
 rounding and its own difference. Where no variant alone explains it, other precisions are tried, variants in other
-precisions, and, for attention, two variants at once.
+precisions, and, of what equals attention, two variants at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from refattn.testing import precisions
 from refattn.testing.around import bound_around
 from refattn.testing.constants import constants
 from refattn.testing.distances import distance, overall, ratio, same
-from refattn.testing.narrowing import arguments, of_head, rows_of_all, worst_head
+from refattn.testing.equals import call_as, in_terms_of
+from refattn.testing.narrowing import has_heads, of_head, rows_of_all, worst_head
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
-from refattn.testing.variants import Variant, families, variants
+from refattn.testing.variants import NotApplicable, Variant, families, variants
 
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 _CLEARLY = 4.0  # and so many times farther from the reference; below that a precision is the likelier explanation
@@ -36,7 +37,6 @@ _APART = (
     "scale",
 )  # gradients that few kernels have, and make for themselves: where they hold they speak against nothing
 _PAIRS = 60_000_000  # numbers that may be computed in the search for two variants at once
-_PAIRED = ("attention", "grouped_query_attention")
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explana
 
 def _narrowed(judgements):
     """Of a large problem the head in which the first wrong result is farthest off."""
-    by_heads = _PAIRED if {j.result for j in judgements} - {"q", "k", "v"} else (*_PAIRED, "attention_vjp")
-    if judgements[0].function not in by_heads or any(j.got.shape != j.want.shape for j in judgements):
+    if not has_heads(judgements) or any(j.got.shape != j.want.shape for j in judgements):
         return judgements
     first = next(j for j in judgements if j.wrong)
     place = worst_head(first, _badness(first))
-    return judgements if place is None else [of_head(j, place) for j in judgements]
+    narrow = [] if place is None else [of_head(j, place) for j in judgements]
+    return narrow if narrow and None not in narrow else judgements
 
 
 def _badness(judged):
@@ -384,21 +384,33 @@ def _limit_around(value, judged):
 
 
 def _pairs(judged: Judged, values):
-    """Two conventions of attention at once, those seen most often first, as far as the budget goes, with their values."""
-    if judged.function not in _PAIRED:
+    """Two conventions of attention at once, those seen most often first, as far as the budget goes, with their values.
+
+    The first may be a variant of the function itself; what it would evaluate is a call of attention, and so the second is one
+    of attention.
+    """
+    try:
+        call = call_as(judged.function, "attention", judged.args, judged.kwargs)
+    except NotApplicable:
+        return
+    if call is None:
         return
     from refattn.testing.mechanisms.attention.variants import after, pair, recorded
 
     seen = sorted((v for v, _ in values if v.seen), key=lambda v: -len(v.seen))
-    cost = max(judged.got.size, 1) * max(int(np.shape(arguments(judged)["k"])[-2]), 1)
+    cost = max(judged.got.size, 1) * max(int(np.shape(call.arguments["k"])[-2]), 1)
     made: dict[str, Any] = {}  # every variant is the first of many pairs
     for v in seen:
         with contextlib.suppress(Exception), np.errstate(all="ignore"):  # as of any variant that does not apply
             made[v.name] = recorded(v.call, *judged.args, **judged.kwargs)
     for a, b in itertools.islice(_by_rank(seen), max(int(_PAIRS // cost), 100)):
         for first, second in ((a, b), (b, a)):  # one may leave the other nothing to change
+            if (theirs := in_terms_of("attention", second)) is None:
+                continue
             both = pair(first, second)
-            of_made = replace(both, call=lambda first=first, second=second: after(made[first.name], second.call))
+            of_made = replace(
+                both, call=lambda first=first, theirs=theirs: call.back(after(made[first.name], theirs.call))
+            )
             if (value := of_made.results((), {})) is not None:
                 yield both, value
                 break

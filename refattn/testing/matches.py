@@ -13,14 +13,14 @@ from refattn.testing.bounds import bound
 from refattn.testing.diagnosis import FITS, SMALL_VALUES, Explanation, Judged, explanations
 from refattn.testing.distances import ratio, same
 from refattn.testing.inexact import unrounded, with_rounded
-from refattn.testing.presets import expected
+from refattn.testing.presets import expected_of
 from refattn.testing.profiles import PROFILES, Profile, profile
 from refattn.testing.reference import in_float64, oracle, to_numpy
 from refattn.testing.returned import GRADIENTS, by_name, given_as_array, is_none
 from refattn.testing.rounding import ulp
 from refattn.testing.rows import described
 from refattn.testing.spread import says_nothing
-from refattn.testing.subject import name_of
+from refattn.testing.subject import name_of, subject
 from refattn.testing.vectors import results
 
 MISSING = "missing"  # the verdict on a gradient that was returned as None
@@ -251,7 +251,7 @@ def compare(
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
         if preset is not None:
-            wanted = results(name, expected(preset, *args, **kwargs))
+            wanted = results(name, expected_of(name, preset, args, kwargs))
             bounds = {key: limits._replace(value=wanted[key]) for key, limits in bounds.items()}
     gradients = name.endswith(GRADIENTS)
     got = {key: None if x is None and gradients else _taken(key, x) for key, x in named.items()}
@@ -423,24 +423,17 @@ def _exact(name, key, chosen, got, args, kwargs):
     return bool(np.all(ratio(got, fine.value, limit) <= 1))
 
 
-# The axes of results, the last one last; leading axes that have no name here are called by their number.
-_AXES: dict[str, dict[str, tuple[str, ...]]] = {
-    "attention": {"out": ("heads", "queries", "features"), "lse": ("heads", "queries")},
-    "attention_weights": {"out": ("heads", "queries", "keys")},
-    "Mask.dense": {"out": ("queries", "keys")},
-    "softmax": {"out": ("rows", "entries")},
-    "multi_head_attention": {"out": ("tokens", "features")},
-    "layer_norm": {"out": ("rows", "features")},
-    "rms_norm": {"out": ("rows", "features")},
-    "positions.rotate": {"out": ("positions", "features")},
-    "rope": {"out": ("positions", "features")},
-}
-_AXES["grouped_query_attention"] = _AXES["attention"]
+def _axes(function, result) -> tuple[str, ...]:
+    """The names of the last axes of a result; leading axes that have none are called by their number."""
+    of = subject(function)
+    if result in of.axes or of.equals is None or of.equals.results is not None:
+        return of.axes.get(result, ())
+    return _axes(of.equals.function, result)
 
 
 def _where(wrong, name, key) -> str:
     """In which rows, heads, ... the wrong elements lie, for the axes on which not everything is wrong."""
-    names = _AXES.get(name, {}).get(key, ())
+    names = _axes(name, key)
     parts = []
     for axis in range(wrong.ndim):
         hit = np.flatnonzero(wrong.any(axis=tuple(n for n in range(wrong.ndim) if n != axis)))

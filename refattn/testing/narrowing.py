@@ -14,13 +14,21 @@ from typing import NamedTuple
 import numpy as np
 
 from refattn import masks
+from refattn.testing.docstrings import Shape, stated
+from refattn.testing.equals import bounded_as, call_as, equal
+from refattn.testing.names import function_named
 from refattn.testing.reference import named_arguments
+from refattn.testing.registry import NotApplicable
 
 LARGE = 2**18  # scores beyond which only one head is looked at
-_CORE = {
-    "q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "sinks": 0, "q_positions": 1, "k_positions": 1, "d_out": 2, "d_lse": 1,
-}  # fmt: skip
 _NAMES = ("q", "k", "v", "mask")
+_HEADS = ("...", "H", "G")  # what stands before the axes of one head
+
+
+def has_heads(judgements) -> bool:
+    """Whether a head can be judged alone: in what equals attention, and in its gradients by q, k and v."""
+    function, gradients = judgements[0].function, {j.result for j in judgements} <= {"q", "k", "v"}
+    return equal(function, "attention") or (gradients and equal(function, "attention_vjp"))
 
 
 def worst_head(judged, ratio) -> tuple[int, ...] | None:
@@ -29,12 +37,13 @@ def worst_head(judged, ratio) -> tuple[int, ...] | None:
     Parameters
     ----------
     judged : Judged
-        Of attention or grouped-query attention; or the gradient of attention by q, k or v.
+        One that `has_heads`.
     ratio : array
         How far each element is off.
     """
-    given, lead = arguments(judged), _lead(judged)
-    if judged.function == "attention_vjp" and any(np.shape(given[name])[:-2] != lead for name in "qkv"):
+    lead, of_attention = _lead(judged), as_attention(judged)
+    given = as_gradient(judged) if of_attention is None else of_attention
+    if given is None or (of_attention is None and any(np.shape(given[name])[:-2] != lead for name in "qkv")):
         return None  # a gradient that is summed over heads
     if not lead or math.prod(lead) * given["q"].shape[-2] * given["k"].shape[-2] <= LARGE:
         return None
@@ -46,18 +55,18 @@ def _lead(judged):
 
 
 def of_head(judged, place):
-    """The same judgement of one head.
+    """The same judgement of one head; None where an argument does not say which part of it belongs to a head.
 
     Parameters
     ----------
     judged : Judged
-        Of attention or grouped-query attention; or the gradient of attention by q, k or v.
+        One that `has_heads`.
     place : tuple of int
         The head's indices on the leading axes, as `worst_head` gives them.
     """
-    given = arguments(judged)
-    k, lead, own = given["k"], _lead(judged), 1 if judged.result == "lse" else 2
-    group = lead[-1] // k.shape[-3] if judged.function == "grouped_query_attention" else 1
+    given, lead, own = arguments(judged), _lead(judged), 1 if judged.result == "lse" else 2
+    shapes = {x.name: x.shape for x in stated(function_named(judged.function), "Parameters")}
+    some_with_heads = any("H" in shape for shape in shapes.values() if shape)
 
     def cut(x, core, places=place):
         leading = np.ndim(x) - core
@@ -67,17 +76,26 @@ def of_head(judged, place):
         )
         return np.asarray(x)[chosen]
 
-    of_keys = (*place[:-1], place[-1] // group)
+    def place_in(x, shape: Shape, core):
+        """Where the head stands in an array whose heads serve groups, or that has no axis of heads."""
+        if "G" in shape:
+            return (*place[:-1], place[-1] * np.shape(x)[-core - 1] // lead[-1])
+        return place[:-1] if some_with_heads and "H" not in shape else place
+
     small = {}
     for name, x in given.items():
-        if x is None or (name not in _CORE and name != "dropout"):
-            small[name] = x
-        elif name == "dropout":
-            small[name] = (cut(x[0], 2), x[1])
-        elif isinstance(x, masks.Mask):
+        shape = shapes.get(name)
+        if isinstance(x, masks.Mask):
             small[name] = _rule(x, cut)
+        elif name == "dropout" and x is not None and not callable(x[0]):
+            small[name] = (cut(x[0], 2), x[1])
+        elif callable(x) or (name == "dropout" and x is not None) or (shape is None and np.ndim(x)):
+            return None
+        elif x is None or shape is None:
+            small[name] = x
         else:
-            small[name] = cut(x, _CORE[name], of_keys if name in ("k", "v") and group > 1 else place)
+            core = sum(axis not in _HEADS for axis in shape)
+            small[name] = cut(x, core, place_in(x, shape, core))
     arrays = {name: cut(getattr(judged, name), own) for name in ("got", "want", "limit")}
     return replace(judged, **arrays, args=(), kwargs=small)
 
@@ -85,7 +103,6 @@ def of_head(judged, place):
 def _rule(mask, cut):
     """A rule whose data are those of one head."""
     from refattn.testing.mechanisms.masks.variants import with_data
-    from refattn.testing.variants import NotApplicable
 
     try:
         return with_data(mask, cut)
@@ -93,7 +110,6 @@ def _rule(mask, cut):
         return mask
 
 
-_ROWWISE = ("attention", "attention_weights", "grouped_query_attention", "tiled_attention", "split_attention")
 _POSITIONS = ("q_positions", "k_positions")
 
 
@@ -116,7 +132,7 @@ class Rows(NamedTuple):
 def few_rows(judged, ratio, count: int = 12) -> Rows | None:
     """A few of the rows that are wrong, in the head that is farthest off: what is enough to try many variants on.
 
-    None where the function is not attention, whose rows do not depend on one another.
+    None where the function does not equal attention, whose rows do not depend on one another.
 
     Parameters
     ----------
@@ -124,7 +140,7 @@ def few_rows(judged, ratio, count: int = 12) -> Rows | None:
     ratio : array
         How far each element is off.
     """
-    if judged.function not in _ROWWISE or not judged.got.size:
+    if not judged.got.size or as_attention(judged) is None:
         return None
     lead = _lead(judged)
     place = np.unravel_index(np.argmax(ratio), judged.got.shape)[: len(lead)]
@@ -137,11 +153,10 @@ def few_rows(judged, ratio, count: int = 12) -> Rows | None:
 def _rows(judged, place, rows) -> Rows:
     """Some rows of a head."""
     from refattn.testing.mechanisms.tiled.tiles import dense
-    from refattn.testing.mechanisms.tiled.variants import as_arrays, repeated
+    from refattn.testing.mechanisms.tiled.variants import as_arrays
 
-    given = arguments(judged)
+    given = as_attention(judged) or {}
     q, k, v, mask = (given.pop(name, None) for name in _NAMES)
-    k, v = repeated(q, k, np.eye(k.shape[-2]) if v is None else v)
     n, m = q.shape[-2], k.shape[-2]
     lead = _lead(judged)
 
@@ -171,6 +186,26 @@ def arguments(judged) -> dict:
     return named_arguments(judged.function, judged.args, judged.kwargs)
 
 
+def as_attention(judged) -> dict | None:
+    """The arguments with which attention gives what was judged; None where the record knows of none."""
+    return _as(judged, "attention")
+
+
+def as_gradient(judged) -> dict | None:
+    """Those with which `attention_vjp` does."""
+    return _as(judged, "attention_vjp")
+
+
+def _as(judged, other):
+    if not equal(judged.function, other):
+        return None
+    try:
+        found = call_as(judged.function, other, judged.args, judged.kwargs)
+    except NotApplicable:
+        return None
+    return None if found is None else found.arguments
+
+
 def rows_of_all(judgements, ratio, count: int = 64) -> tuple[list, tuple | None]:
     """The results of a call for some rows of one head, as those of attention, and their place: for what costs much of
     every row.
@@ -179,7 +214,8 @@ def rows_of_all(judgements, ratio, count: int = 64) -> tuple[list, tuple | None]
     farthest off in the first wrong result, the others lie evenly over all.
     """
     first = next(j for j in judgements if j.wrong)
-    if first.function not in ("attention", "grouped_query_attention") or first.got.size <= count * count:
+    alike = bounded_as(first.function, "attention") and as_attention(first) is not None
+    if not alike or first.got.size <= count * count:
         return judgements, None
     lead = _lead(first)
     place = np.unravel_index(np.argmax(ratio), first.got.shape)[: len(lead)]

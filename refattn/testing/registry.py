@@ -50,6 +50,8 @@ class Variant:
         What `value` means, in words: 'the tile has 256 keys', 'eps is 1e-05 whatever is given'.
     arguments : callable, optional
         From the arguments of a call those by name with which the reference does what the variant does.
+    equal : Variant, optional
+        That of the function which this one's equals, where it is derived from that.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Variant:
     others: tuple = ()
     said: str = ""
     arguments: Callable | None = None
+    equal: Variant | None = None
 
     def results(self, args, kwargs) -> dict[str, np.ndarray] | None:
         """What it gives for a call, by result; None where it does not apply, or stumbles over the arguments."""

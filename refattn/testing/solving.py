@@ -10,7 +10,7 @@ import numpy as np
 
 from refattn.testing.constants import of_lse
 from refattn.testing.mechanisms.attention.variants import evaluate
-from refattn.testing.narrowing import Rows, arguments, few_rows
+from refattn.testing.narrowing import Rows, arguments, as_attention, few_rows
 from refattn.testing.variants import Family, NotApplicable, Variant, families, variants
 
 _NEAR = 8.0  # bounds within which a few rows must lie for a value to be tried on all
@@ -37,7 +37,7 @@ def settled(judgements, ratio) -> list[Variant]:
         found = _of_masks(first)
     elif first in wrong and (rows := few_rows(first, ratio)) is not None:
         targets = {j.result: (j.got[rows.place], _usual(j.limit[rows.place])) for j in wrong}
-        given = arguments(first)
+        given = as_attention(first)
         known: dict[bytes, float] = {}
         for family, make in families(first.function):
             if members := _members(family, rows, given, targets, known):

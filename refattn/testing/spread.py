@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from refattn.testing.bounds import bound
+from refattn.testing.equals import call_as, equal
 from refattn.testing.profiles import PROFILES
 from refattn.testing.reference import named_arguments
 
-_MIXTURES = (  # functions whose result is a mean of rows of v
-    "attention",
-    "grouped_query_attention",
-    "tiled_attention",
-    "split_attention",
-)
 _COARSE = 0.125  # a limit below this share of the largest value is no coarse one, however close the values are
 
 
@@ -29,7 +24,8 @@ def says_nothing(function, result, profile, want, limit, args, kwargs) -> bool:
     level = np.max(np.abs(want[finite]), initial=0.0)
     if not level or not np.any(limit[finite] > _COARSE * level):
         return False
-    apart = 2.0 * level if function not in _MIXTURES or result != "out" else _deviation(function, want, args, kwargs)
+    mixes = result == "out" and equal(function, "attention") and "v" in named_arguments(function, args, kwargs)
+    apart = _deviation(function, args, kwargs) if mixes else 2.0 * level
     asked = finite & (np.broadcast_to(apart, want.shape) > 0) & (np.abs(want) > 4 * profile.out.eta)
     if not asked.any() or not np.all((limit >= apart)[asked]) or not np.all(limit[asked] > _COARSE * level):
         return False
@@ -38,13 +34,11 @@ def says_nothing(function, result, profile, want, limit, args, kwargs) -> bool:
     return bool(np.any(asked & (np.abs(want) > rounding)))
 
 
-def _deviation(function, want, args, kwargs):
+def _deviation(function, args, kwargs):
     """The standard deviation of the values in each column, for every query head."""
-    v = np.asarray(named_arguments(function, args, kwargs)["v"], dtype=np.float64)
+    found = call_as(function, "attention", args, kwargs)
+    v = np.asarray(found.arguments["v"] if found else 0.0, dtype=np.float64)
     if not v.shape[-2]:
         return 0.0
     with np.errstate(invalid="ignore"):
-        apart = np.std(np.where(np.isfinite(v), v, 0.0), axis=-2, keepdims=True)
-    if apart.ndim > 2 and apart.shape[-3] not in (1, want.shape[-3]):  # heads that share keys
-        apart = np.repeat(apart, want.shape[-3] // apart.shape[-3], axis=-3)
-    return apart
+        return np.std(np.where(np.isfinite(v), v, 0.0), axis=-2, keepdims=True)

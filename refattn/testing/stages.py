@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from refattn.attention import AttentionStages
+from refattn.testing.equals import call_as
 from refattn.testing.matches import compare
+from refattn.testing.registry import NotApplicable
 from refattn.testing.vectors import results
 
 _OPTIONS_OF_THE_OUTPUT = ("return_lse",)
@@ -23,7 +25,7 @@ class Stage:
     note: str = ""
 
 
-def stages_of(adapter, case, arguments, precision) -> tuple[Stage, ...]:
+def stages_of(adapter, case, cast, precision) -> tuple[Stage, ...]:
     """The stages that an implementation exposes, in the order of the mathematics; empty where it exposes none.
 
     Parameters
@@ -31,20 +33,26 @@ def stages_of(adapter, case, arguments, precision) -> tuple[Stage, ...]:
     adapter : Adapter
         It may offer "attention_stages" (a dictionary of some stages) or "attention_weights".
     case : CheckCase
-        A case of attention, with the oracle's arguments.
-    arguments : dict
-        Those arguments as the implementation gets them.
+        A case of what equals attention, with the oracle's arguments. The stages are those of the attention that it equals.
+    cast : callable
+        Turns the oracle's arguments into those that the implementation gets.
     precision : str or Profile
     """
-    if case.function != "attention":
-        return ()
     offered = [name for name in ("attention_stages", "attention_weights") if name in adapter.functions]
+    if not offered or case.function in offered:
+        return ()
+    try:
+        call = call_as(case.function, "attention", (), case.arguments)
+    except NotApplicable:
+        return ()
+    if call is None:
+        return ()
     for function in offered:
         drop = _OPTIONS_OF_THE_OUTPUT if function == "attention_stages" else (*_OPTIONS_OF_THE_OUTPUT, "v")
-        given = {k: x for k, x in case.arguments.items() if k not in drop}
+        given = {k: x for k, x in call.arguments.items() if k not in drop}
         try:
             with np.errstate(all="ignore"):
-                got = adapter.call(function, case.dtype)(**{k: x for k, x in arguments.items() if k not in drop})
+                got = adapter.call(function, case.dtype)(**cast(given))
             named = results(function, got) if function == "attention_stages" else {"out": got}
             found = compare(named, function, precision=precision, tier="hard", explain=False, **given)
         except Exception:  # what has no stages here, or no bound, says nothing; the case itself has been judged

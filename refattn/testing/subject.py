@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -75,6 +75,12 @@ class Subject:
         Further functions whose variants are variants of this one, and what makes one of theirs one of this.
     bound : callable, optional
         Derived by hand; takes the profile and the arguments. Without one the bound is found from the code.
+    related : callable, optional
+        A call of which self-consistency is asked (`refattn.testing.consistency`); takes a `Draw`. Without one it is a random
+        call.
+    axes : dict
+        What the last axes of a result are called in a report: {"lse": ("heads", "queries")}; of one that is not there, as
+        in the function that this one equals.
     name : str
         'attention', 'latent.latents_of'; that of the function, where it is not given.
     mechanism : str
@@ -89,6 +95,8 @@ class Subject:
     parts: tuple[str, ...] = ()
     derive: tuple[tuple[str, Callable[[Variant], Variant]], ...] = ()
     bound: Callable[..., dict] | None = None
+    related: Callable[[Draw], dict] | None = None
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: str = ""
     mechanism: str = ""
 

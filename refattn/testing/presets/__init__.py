@@ -19,6 +19,7 @@ import numpy as np
 
 from refattn import backend
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, Point, applied, points
+from refattn.testing.equals import call_as
 from refattn.testing.presets.composed import attend
 from refattn.testing.reference import in_float64
 
@@ -161,6 +162,15 @@ def expected(preset, *args, **kwargs):
     array([[1., 0., 0.]])
     """
     return (preset if isinstance(preset, Preset) else get(preset)).attention(*args, **kwargs)
+
+
+def expected_of(function: str, preset, args, kwargs):
+    """What an implementation computes for a call of attention, or of what equals it, as that function returns it."""
+    preset = preset if isinstance(preset, Preset) else get(preset)
+    for known in ("grouped_query_attention", "attention"):  # the nearest: a preset may serve groups otherwise
+        if (call := call_as(function, known, args, kwargs)) is not None:
+            return call.back(preset.attention(**call.arguments))
+    raise ValueError(f"function is {function}; a preset says what an implementation makes of what equals attention")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ ATTENTION = Subject(
     inputs.attentions,
     derive=(("Mask.dense", of_mask),),
     bound=bounds.attention_bound,
+    related=inputs.plain,
+    axes={"out": ("heads", "queries", "features"), "lse": ("heads", "queries")},
 )
 ATTENTION_WEIGHTS = Subject(
     attention_weights,
@@ -30,5 +32,6 @@ ATTENTION_WEIGHTS = Subject(
     inputs.weights_by_option,
     equals=Equal("attention", values_that_tell_keys_apart),
     bound=bounds.attention_weights_bound,
+    axes={"out": ("heads", "queries", "keys")},
 )
 ATTENTION_STAGES = Subject(attention_stages, inputs.stages, "ATTN-ORDER")

@@ -42,12 +42,6 @@ def attention_bound(profile: Profile, q, k, v, mask=None, *, return_lse=False, *
     return bounds
 
 
-def grouped_query_attention_bound(profile, q, k, v, mask=None, **options):
-    """As attention, with every key/value head repeated for its group of query heads."""
-    group = q.shape[-3] // k.shape[-3]
-    return attention_bound(profile, q, np.repeat(k, group, axis=-3), np.repeat(v, group, axis=-3), mask, **options)
-
-
 def attention_weights_bound(profile, q, k, mask=None, **options):
     """Each weight carries its own error and, through the denominator, the mean of all."""
     stages, scale, absolute = _evaluate(q, k, np.zeros((*k.shape[:-1], 1)), mask, options)

@@ -73,6 +73,7 @@ def pair(first: Variant, second: Variant) -> Variant:
         call=combined(first.call, second.call),
         meaning=f"{first.meaning} And: {second.meaning}",
         seen=(),
+        equal=None,
         advice="; ".join(filter(None, (first.advice, second.advice))),
     )
 

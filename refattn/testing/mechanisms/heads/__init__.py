@@ -11,7 +11,6 @@ from refattn.heads import (
     multi_query_attention,
     split_heads,
 )
-from refattn.testing.mechanisms.attention.bounds import grouped_query_attention_bound
 from refattn.testing.mechanisms.heads import inputs
 from refattn.testing.subject import Equal, Subject
 
@@ -35,7 +34,7 @@ GROUPED_QUERY_ATTENTION = Subject(
     "HEADS-GROUP",
     inputs.groups,
     equals=Equal("attention", repeated),
-    bound=grouped_query_attention_bound,
+    related=inputs.six_over_three,
 )
 MULTI_QUERY_ATTENTION = Subject(
     multi_query_attention,
@@ -50,4 +49,5 @@ MULTI_HEAD_ATTENTION = Subject(
     "MHA-PROJECT",
     inputs.layers,
     parts=("grouped_query_attention", "rope", "rms_norm"),
+    axes={"out": ("tokens", "features")},
 )

@@ -21,6 +21,11 @@ def grouped(draw: Draw) -> dict:
     return attention(draw, grouped=True)
 
 
+def six_over_three(draw: Draw) -> dict:
+    """Six query heads over three."""
+    return {"q": draw.normal(2, 6, 5, 8), "k": draw.normal(2, 3, 7, 8), "v": draw.normal(2, 3, 7, 8)}
+
+
 def multi_query(draw: Draw) -> dict:
     """A random call of multi_query_attention: one head of keys and values, without its axis."""
     given = attention(draw)

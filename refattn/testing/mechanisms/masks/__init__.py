@@ -6,4 +6,6 @@ from refattn.masks import Mask
 from refattn.testing.mechanisms.masks import inputs
 from refattn.testing.subject import Subject
 
-DENSE = Subject(Mask.dense, inputs.dense, "MASK-POLARITY", inputs.every_rule, name="Mask.dense")
+DENSE = Subject(
+    Mask.dense, inputs.dense, "MASK-POLARITY", inputs.every_rule, name="Mask.dense", axes={"out": ("queries", "keys")}
+)

@@ -16,8 +16,12 @@ from refattn.positions import (
 from refattn.testing.mechanisms.positions import bounds, inputs
 from refattn.testing.subject import Subject
 
-ROTATE = Subject(rotate, inputs.tables, "ROPE-LAYOUT", inputs.rotations_by_tables, bound=bounds.rotate_bound)
-ROPE = Subject(rope, inputs.rotation, "ROPE-ROTATION", inputs.rotations, bound=bounds.rope_bound)
+_ROWS = {"out": ("positions", "features")}
+
+ROTATE = Subject(
+    rotate, inputs.tables, "ROPE-LAYOUT", inputs.rotations_by_tables, bound=bounds.rotate_bound, axes=_ROWS
+)
+ROPE = Subject(rope, inputs.rotation, "ROPE-ROTATION", inputs.rotations, bound=bounds.rope_bound, axes=_ROWS)
 ROPE_FREQUENCIES = Subject(rope_frequencies, inputs.frequencies, "ROPE-FREQUENCY", inputs.frequencies_by_scaling)
 SINUSOIDAL = Subject(sinusoidal, inputs.sinusoids, "SINUSOIDAL-TABLE")
 LEARNED_POSITIONS = Subject(learned_positions, inputs.learned, "LEARNED-LOOKUP")

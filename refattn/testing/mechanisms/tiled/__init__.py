@@ -34,7 +34,7 @@ TILED_ATTENTION = Subject(
     "TILED-EQUAL",
     inputs.tiled_by_length,
     equals=Equal("attention", dense),
-    bound=bounds.tiled_attention_bound,
+    related=inputs.plain,
 )
 SPLIT_ATTENTION = Subject(
     split_attention,
@@ -42,7 +42,6 @@ SPLIT_ATTENTION = Subject(
     "SPLIT-MERGE",
     inputs.splits,
     equals=Equal("tiled_attention", in_one_part, without=("tile/",)),
-    bound=bounds.tiled_attention_bound,
 )
 PACKED_ATTENTION = Subject(
     packed_attention, inputs.packed, "PACKED-POSITIONS", inputs.packs, bound=bounds.packed_attention_bound

@@ -14,9 +14,7 @@ from refattn.testing.mechanisms.tiled.variants import as_arrays, repeated
 from refattn.testing.roundoff import Bound
 
 
-def tiled_attention_bound(
-    profile, q, k, v, mask=None, *, q_tile=None, k_tile=None, splits=None, tree=None, return_lse=False, **options
-):
+def _of_a_sequence(profile, q, k, v, mask=None, *, return_lse=False, **options):
     """The bound of attention with every head's own keys and values, and with functions of positions as arrays."""
     options = {name: x for name, x in as_arrays(q, k, **options).items() if x is not None}
     k, v = repeated(q, k, v)
@@ -35,7 +33,7 @@ def packed_attention_bound(
     spans = zip(pairwise(q_offsets), pairwise(q_offsets if k_offsets is None else k_offsets), strict=True)
     for (start, stop), (first, last) in spans:
         own, seen = slice(start, stop), slice(first, last)
-        bounds = tiled_attention_bound(
+        bounds = _of_a_sequence(
             profile, q[..., own, :], k[..., seen, :], v[..., seen, :], mask, return_lse=return_lse, **options
         )
         for name, bound in bounds.items():
