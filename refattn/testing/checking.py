@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refattn.testing import consistency, inputs, limits, matches, profiles, vectors, vote
+from refattn.testing import consistency, fitted, inputs, limits, matches, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
@@ -227,12 +227,23 @@ class Inside(NamedTuple):
 def _inside(adapter, mechanism, effort, seed) -> Inside:
     found = Inside({}, [])
     for function, dtype in _offered(adapter, mechanism, effort):
-        if function != "attention" or not isinstance(adapter, CallableAdapter) or effort == "smoke":
+        if not isinstance(adapter, CallableAdapter) or effort == "smoke":
             continue
-        taken = limits.probe(guarded(adapter.call(function, dtype)), cast(np.zeros(0), dtype).dtype)
-        if taken is not None and taken.narrow:
-            found.limits[function] = str(taken)
-            found.cases.extend(_inside_of(function, dtype, taken, seed))
+        call = guarded(adapter.call(function, dtype))
+        cases = [
+            (case.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), case.clauses, case.arguments)
+            for case in _standing(adapter, mechanism, effort, seed)
+            if (case.function, case.dtype) == (function, dtype) and not case.refuses and not case.relation
+        ]
+        asked = lambda call=call, dtype=dtype, **arguments: call(**cast(arguments, dtype))
+        if refused := fitted.refused_by(asked, cases):
+            said, moved = fitted.fitted(asked, function, refused, seed)
+            if said:
+                found.limits[function] = said
+            for name, clauses, arguments in moved:
+                found.cases.append(CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments))
+            if function == "attention" and (taken := limits.probe(call, cast(np.zeros(0), dtype).dtype)):
+                found.cases.extend(_inside_of(function, dtype, taken, seed))
     return found
 
 

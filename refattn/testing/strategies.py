@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from refattn import masks
 from refattn.masks import Mask
+from refattn.testing.checking import cast
 from refattn.testing.inputs import Draw, Shrinking
+from refattn.testing.rounding import round_to
 from refattn.testing.subject import name_of, subject
 
 OPTIONS = ("mask", "bias", "scale", "softcap", "sinks", "return_lse")
@@ -74,10 +76,7 @@ def attention_case(
     >>> attention_case(n=2, m=3, d=4).arguments["q"].shape
     (1, 1, 2, 4)
     """
-    from refattn.testing.checking import cast
-    from refattn.testing.rounding import round_to
-
-    made_by = {name: value for name, value in locals().items() if name not in ("cast", "round_to")}
+    made_by = dict(locals())
     _check_names("numbers", (numbers,), NUMBERS)
     _check_names("options", options, OPTIONS[1:])
     made_by = {name: value for name, value in made_by.items() if value is not None and value != ()}
@@ -199,8 +198,6 @@ def calls(draw, function, dtype="float32"):
     >>> shrunk["x"].shape
     (2, 2, 4)
     """
-    from refattn.testing.checking import cast
-
     return cast(Draw(Shrinking(draw(st.data())), dtype).call(subject(name_of(function))), dtype)
 
 

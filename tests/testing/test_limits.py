@@ -48,7 +48,7 @@ def _decode(q, k, v, off=0.0):
 def test_a_decode_kernel_is_checked_inside_its_limits():
     report = check(_decode)
     assert report.ok
-    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) == 5
+    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) >= 40
 
 
 def test_a_wrong_decode_kernel_is_found_inside_its_limits_and_by_case_alone():
@@ -68,8 +68,7 @@ def test_a_value_that_leaks_from_the_future_is_found_inside_the_limits():
         return refattn.attention(q, k, v, mask) + 0.0 * v.sum(axis=-2, keepdims=True)
 
     found = [r for r in check(leaks).results if r.status == "broken"]
-    assert found
-    assert {r.deviation for r in found} == {"values/multiplied_by_zero"}
+    assert {r.deviation for r in found if r.case.relation == "future"} == {"values/multiplied_by_zero"}
 
 
 def test_an_unlimited_kernel_gets_no_further_cases():
