@@ -189,6 +189,8 @@ def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
     for number, (case, clauses, arguments) in enumerate(refused):
         few = {name: x for name, x in arguments.items() if name not in options}
         kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and _plain(x) and taken(n, x)}
+        if "mask" in arguments and "mask" not in kept and _holds_poison(few):
+            continue  # what nothing sees would be seen, which is another question
         if "mask" in at.arguments and "mask" not in kept:
             kept["mask"] = at.arguments["mask"]
         own = sizes_of(function, arguments)
@@ -210,6 +212,10 @@ def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
             if asked.takes(moved):
                 yield f"inside_{case}", clauses, moved
                 break
+
+
+def _holds_poison(arguments) -> bool:
+    return any(x.dtype.kind == "f" and not np.isfinite(x).all() for _, x in arrays(arguments))
 
 
 def _plain(value) -> bool:
