@@ -251,7 +251,7 @@ def _inside_of(function, dtype, taken, seed):
     for name, arguments in limits.drawn(taken, seed):
         held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
         yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
-        if "mask" in held and held["q"].shape[-2] > 1 and "level" not in name:
+        if "mask" in held and 1 < held["q"].shape[-2] <= held["k"].shape[-2] and "level" not in name:
             of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
             yield consistency.related("future", of_future, function, dtype, held)
 

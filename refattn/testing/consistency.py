@@ -278,7 +278,8 @@ def related(name: str, id: str, function: str, dtype: str, arguments: dict) -> C
     """A case of self-consistency for arguments that are there already."""
     relation = RELATIONS[name]
     meaning = " ".join(relation.meaning.split("\n\n")[0].split())
-    return CheckCase(id, function, (relation.clause,), dtype, arguments, comment=meaning, relation=name)
+    clauses = (relation.clause, "ATTN-ALIGN", "ATTN-MASK")  # whoever sees the last key too early may have broken any
+    return CheckCase(id, function, clauses, dtype, arguments, comment=meaning, relation=name)
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,14 @@ def fitted(call: Callable, function: str, refused: list[Case], seed: int = 0) ->
     asked = _Asked(call)
     options = _options(function)
     bare = [{name: x for name, x in arguments.items() if name not in options} for _, _, arguments in refused]
-    at = _foothold(asked, function, _unlike(function, bare), "mask" in options)
-    if at is None:
+    try:
+        at = _foothold(asked, function, _unlike(function, bare), "mask" in options)
+        if at is None:
+            return "", []
+        at = _surveyed(asked, function, at)
+        moved = list(_moved(asked, function, refused, at, options, seed))
+    except NotMovable:
         return "", []
-    at = _surveyed(asked, function, at)
-    moved = list(_moved(asked, function, refused, at, options, seed))
     some = moved[:: -(-len(moved) // _MOST)] if moved else []
     return str(at), some
 
@@ -125,7 +128,7 @@ def _unlike(function, calls, most=4):
     found: dict = {}
     for arguments in sorted(calls, key=lambda a: sum(x.size for _, x in arrays(a))):
         if all(x.size for _, x in arrays(arguments)):
-            found.setdefault(tuple((name, np.ndim(x)) for name, x in arguments.items()), arguments)
+            found.setdefault(tuple((name, getattr(x, "ndim", 0)) for name, x in arguments.items()), arguments)
     return list(found.values())[:most]
 
 

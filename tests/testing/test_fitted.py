@@ -124,3 +124,8 @@ def test_arrays_inside_of_parameters_are_not_movable(function):
     given = Draw(Seeded(0), "float32").call(subjects()[function])
     with pytest.raises(NotMovable):
         resized(function, given, {"N": 4})
+
+    def limited(*args, **options):
+        raise NotImplementedError("a limit")
+
+    assert not check(limited, function).limits
