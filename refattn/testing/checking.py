@@ -104,7 +104,7 @@ def check(
         return [c for c in asked if fnmatch.fnmatch(c.id, only)]
 
     cases = chosen(offered)
-    inside = None if cases and "inside" not in only else _inside(adapter, mechanism, effort, seed)
+    inside = None if cases and "inside" not in only else _inside(adapter, mechanism, effort, seed, offered)
     if not (cases or (inside and chosen(inside.cases))):
         unknown = "" if function is None or function in functions() else hint(function)
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
@@ -133,7 +133,7 @@ def check(
     try:
         run(cases)
         if inside is None and any(r.status == "unsupported" or r.raised for r in report.results):
-            inside = _inside(adapter, mechanism, effort, seed)  # what it refuses is known: what does it take?
+            inside = _inside(adapter, mechanism, effort, seed, offered)  # what it refuses is known: what does it take?
         if inside is not None:
             report.limits = inside.limits
             offered += inside.cases
@@ -196,8 +196,9 @@ def _not_by_chance(results):
 
 def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:
     """Every case for the functions that an adapter offers, golden vectors first, those inside its limits last."""
-    yield from _standing(adapter, mechanism, effort, seed)
-    yield from _inside(adapter, mechanism, effort, seed).cases
+    standing = list(_standing(adapter, mechanism, effort, seed))
+    yield from standing
+    yield from _inside(adapter, mechanism, effort, seed, standing).cases
 
 
 def _offered(adapter, mechanism, effort):
@@ -224,7 +225,7 @@ class Inside(NamedTuple):
     cases: list[CheckCase]
 
 
-def _inside(adapter, mechanism, effort, seed) -> Inside:
+def _inside(adapter, mechanism, effort, seed, standing) -> Inside:
     found = Inside({}, [])
     for function, dtype in _offered(adapter, mechanism, effort):
         if not isinstance(adapter, CallableAdapter) or effort == "smoke":
@@ -232,7 +233,7 @@ def _inside(adapter, mechanism, effort, seed) -> Inside:
         call = guarded(adapter.call(function, dtype))
         cases = [
             (case.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), case.clauses, case.arguments)
-            for case in _standing(adapter, mechanism, effort, seed)
+            for case in standing
             if (case.function, case.dtype) == (function, dtype) and not case.refuses and not case.relation
         ]
         asked = lambda call=call, dtype=dtype, **arguments: call(**cast(arguments, dtype))

@@ -26,7 +26,7 @@ USUAL = (64, 128, 32, 16, 256, 8)  # what a kernel is asked for first
 _AXES = (None, 2, 1, 0, 3)  # leading axes; None: as many as a call has
 _COUNTS = {"H": (8, None, 32), "G": (2, None, 8, 1), "B": (None, 1)}  # of what there are few; None: as a call has them
 _FOLLOW = ("out", "lse")  # options that follow from the other arguments
-_MOST = 48  # cases of a function and a precision
+_MOST = 32  # cases of a function and a precision
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _decode(q, k, v, off=0.0):
 def test_a_decode_kernel_is_checked_inside_its_limits():
     report = check(_decode)
     assert report.ok
-    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) >= 40
+    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) >= 30
 
 
 def test_a_wrong_decode_kernel_is_found_inside_its_limits_and_by_case_alone():
