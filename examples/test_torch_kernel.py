@@ -26,15 +26,23 @@ def flash(q, k, v, causal=False, scale=None, tile=16):
     for start in range(0, m, tile):
         some = slice(start, min(start + tile, m))
         scores = q.float() @ k[..., some, :].float().mT * scale
-        if causal:
-            scores = scores.masked_fill(torch.arange(some.start, some.stop) > rows, -torch.inf)
+        hidden = (torch.arange(some.start, some.stop) > rows) & causal
+        scores = scores.masked_fill(hidden, -torch.inf)
         new = torch.maximum(largest, scores.amax(-1, keepdim=True))
         base = torch.where(new == -torch.inf, 0.0, new)  # a row that has seen nothing yet
         weights, shrink = torch.exp(scores - base), torch.exp(largest - base)
         total = total * shrink + weights.sum(-1, keepdim=True)
-        out = out * shrink + weights.to(v.dtype).float() @ v[..., some, :].float()  # products of the narrow format
+        out = out * shrink + mixed(weights.to(v.dtype).float(), v[..., some, :].float(), hidden)  # of the narrow format
         largest = new
     return (out / torch.where(total == 0, 1.0, total)).to(q.dtype)
+
+
+def mixed(weights, v, hidden):
+    """weights @ v, to which hidden values add nothing, whatever they hold: 0 times NaN is NaN."""
+    finite = torch.isfinite(v)
+    clean = weights @ torch.where(finite, v, 0.0)
+    sees = (~hidden).float() @ (~finite).float() > 0
+    return torch.where(sees, weights @ v, clean)
 
 
 def test_one_result():
