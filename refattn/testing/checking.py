@@ -227,9 +227,9 @@ class Inside(NamedTuple):
 
 def _inside(adapter, mechanism, effort, seed, standing) -> Inside:
     found = Inside({}, [])
+    if not isinstance(adapter, CallableAdapter) or effort == "smoke":
+        return found
     for function, dtype in _offered(adapter, mechanism, effort):
-        if not isinstance(adapter, CallableAdapter) or effort == "smoke":
-            continue
         call = guarded(adapter.call(function, dtype))
         cases = [
             (case.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), case.clauses, case.arguments)

@@ -17,6 +17,7 @@ import numpy as np
 
 from refattn.masks import Mask, causal
 from refattn.testing.docstrings import Shape, stated
+from refattn.testing.limits import takes
 from refattn.testing.names import function_named
 from refattn.testing.nested import arrays
 from refattn.testing.subject import Case
@@ -110,12 +111,7 @@ class _Asked:
 
     def takes(self, arguments) -> bool:
         self.calls += 1
-        try:
-            with np.errstate(all="ignore"):
-                self.call(**arguments)
-        except Exception:  # a refusal of any kind is a limit; whether it is also a fault is for `check` to say
-            return False
-        return True
+        return takes(self.call, arguments)
 
 
 def _options(function) -> dict[str, Any]:
@@ -321,5 +317,4 @@ def _with_axes(x, core, axes):
 
 def refused_by(call: Callable, cases: Iterable[Case]) -> list[Case]:
     """Those of the calls that a kernel refuses."""
-    asked = _Asked(call)
-    return [case for case in cases if not asked.takes(case[2])]
+    return [case for case in cases if not takes(call, case[2])]

@@ -30,26 +30,12 @@ class Limits:
         False: no mask is taken, True: a causal one is.
     lead : tuple of int
         Batch and heads of the calls.
-    calls : int
-        How many calls it took to find out.
     """
 
     heads: tuple[tuple[int, int], ...]
     lengths: tuple[tuple[int, int], ...]
     masks: tuple[bool, ...]
     lead: tuple[int, int]
-    calls: int
-
-    @property
-    def narrow(self) -> bool:
-        """Whether anything that was asked for was refused."""
-        return (self.heads, self.lengths, self.masks) != (HEADS, LENGTHS, (False, True))
-
-    def __str__(self) -> str:
-        heads = ", ".join(f"{d}/{dv}" for d, dv in self.heads)
-        lengths = ", ".join(f"{n}/{m}" for n, m in self.lengths)
-        masks = " and ".join("causal" if mask else "none" for mask in self.masks)
-        return f"D/Dv {heads}; N/M {lengths}; masks: {masks} (asked in {self.calls} calls)"
 
 
 def probe(call: Callable, dtype: str = "float32") -> Limits | None:
@@ -65,22 +51,21 @@ def probe(call: Callable, dtype: str = "float32") -> Limits | None:
     """
     asked: dict[tuple, bool] = {}
 
-    def takes(lead, lengths, head, masked):
+    def taken(lead, lengths, head, masked):
         key = (lead, lengths, head, masked)
         if key not in asked:
             asked[key] = _takes(call, dtype, *key)
         return asked[key]
 
-    foothold = next((f for f in _FOOTHOLD if takes(*f)), None)
+    foothold = next((f for f in _FOOTHOLD if taken(*f)), None)
     if foothold is None:
         return None
     lead, at, head, masked = foothold
     return Limits(
-        heads=tuple(h for h in HEADS if takes(lead, at, h, masked)),
-        lengths=tuple(x for x in LENGTHS if takes(lead, x, head, masked)),
+        heads=tuple(h for h in HEADS if taken(lead, at, h, masked)),
+        lengths=tuple(x for x in LENGTHS if taken(lead, x, head, masked)),
         lead=lead,
-        masks=tuple(m for m in (False, True) if takes(lead, at, head, m)),
-        calls=len(asked),
+        masks=tuple(m for m in (False, True) if taken(lead, at, head, m)),
     )
 
 
@@ -113,9 +98,14 @@ def _rising(q, k, level):
 def _takes(call, dtype, lead, lengths, head, masked) -> bool:
     (n, m), (d, dv) = lengths, head
     q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
+    return takes(call, {"q": q, "k": k, "v": v, **({"mask": causal()} if masked else {})})
+
+
+def takes(call: Callable, arguments: dict) -> bool:
+    """Whether a kernel takes a call."""
     try:
         with np.errstate(all="ignore"):
-            call(q, k, v, **({"mask": causal()} if masked else {}))
+            call(**arguments)
     except Exception:  # a refusal of any kind is a limit; whether it is also a fault is for `check` to say
         return False
     return True
