@@ -61,14 +61,15 @@ class Relation:
     inputs: Callable[[Draw, dict, Collection[str]], dict]
     others: Callable[[dict, dict], Iterator[Other]]
     everywhere: bool = True  # or only at the sizes that a kernel with limits takes
+    more: tuple[str, ...] = ()  # further clauses that whoever contradicts himself may have broken
 
 
 RELATIONS: dict[str, Relation] = {}
 
 
-def _relation(name, clause, inputs, *, bitwise=False, everywhere=True):
+def _relation(name, clause, inputs, *, bitwise=False, everywhere=True, more=()):
     def register(others):
-        RELATIONS[name] = Relation(name, clause, bitwise, others.__doc__ or name, inputs, others, everywhere)
+        RELATIONS[name] = Relation(name, clause, bitwise, others.__doc__ or name, inputs, others, everywhere, more)
         return others
 
     return register
@@ -140,7 +141,7 @@ def _prefix(x, given):
             yield Other(f"the first {count} tokens alone", {**x, **cut}, (Ellipsis, slice(0, count), slice(None)))
 
 
-@_relation("future", "ATTN-ABSENT", _causal, everywhere=False)
+@_relation("future", "ATTN-ABSENT", _causal, everywhere=False, more=("ATTN-ALIGN", "ATTN-MASK"))
 def _future(x, given):
     """Under a causal mask, what the last key and value hold changes no row that does not see them."""
     before = (Ellipsis, slice(0, -1), slice(None))
@@ -278,8 +279,7 @@ def related(name: str, id: str, function: str, dtype: str, arguments: dict) -> C
     """A case of self-consistency for arguments that are there already."""
     relation = RELATIONS[name]
     meaning = " ".join(relation.meaning.split("\n\n")[0].split())
-    clauses = (relation.clause, "ATTN-ALIGN", "ATTN-MASK")  # whoever sees the last key too early may have broken any
-    return CheckCase(id, function, clauses, dtype, arguments, comment=meaning, relation=name)
+    return CheckCase(id, function, (relation.clause, *relation.more), dtype, arguments, comment=meaning, relation=name)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import numpy as np
 
 import refattn
 from refattn.testing import check
+from refattn.testing.consistency import RELATIONS
 from refattn.testing.limits import HEADS, LENGTHS, probe
 
 
@@ -87,3 +88,8 @@ def test_a_kernel_that_cleans_what_nothing_hides_is_not_accused_where_its_mask_i
 
     cases = check(cleaning, only="*absent*").results
     assert not [r.case.id for r in cases if r.status == "broken"]
+
+
+def test_a_relation_holds_up_the_clauses_that_it_asks_about_and_no_others():
+    report = check(refattn.attention, only="attention.self.*")
+    assert {r.case.clauses for r in report.results} == {(c.clause,) for c in RELATIONS.values() if c.everywhere}
