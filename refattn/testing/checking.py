@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refattn.testing import consistency, fitted, inputs, limits, matches, profiles, vectors, vote
+from refattn.testing import consistency, coverage, fitted, inputs, limits, matches, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
@@ -139,6 +139,9 @@ def check(
             offered += inside.cases
             cases += chosen(inside.cases)
             run(cases[len(report.results) :])
+        refused = {r.case.id for r in report.results if r.status == "unsupported" and r.case.function in report.limits}
+        within = [case for case in offered if case.id not in refused]  # what was moved into its limits stands for it
+        report.coverage = coverage.covered(report.results, within, adapter.profile)
     except KeyboardInterrupt:
         report.interrupted = len(cases)
     report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from refattn.testing.allow import Allowance
+from refattn.testing.coverage import Coverage
 from refattn.testing.outcome import STATUSES, CheckCase, Result
 from refattn.testing.printable import printable
 from refattn.testing.reports.text import as_text, verdict
@@ -36,6 +37,7 @@ class Report:
     strict: bool = False
     measured: dict = field(default_factory=dict)  # the releases that the list of known deviations was measured on
     limits: dict[str, str] = field(default_factory=dict)  # function -> what it takes, where it refuses some calls
+    coverage: list[Coverage] = field(default_factory=list)  # which known mistakes the run would have shown
     interrupted: int = 0
     seconds: float = 0.0
 

@@ -57,8 +57,18 @@ def as_document(report: Report) -> dict:
         "unjudged": [_unjudged(report, found) for found in report.findings("unjudged")],
         "measured": report.measured,
         "limits": report.limits,
+        "coverage": [_coverage(found) for found in report.coverage],
         "allow_list_problems": report.problems,
         "cases": [_case(report, result) for result in report.results],
+    }
+
+
+def _coverage(found):
+    return {
+        "function": found.function,
+        "cases": found.cases,
+        "excluded": list(found.excluded),
+        "missed": list(found.missed),
     }
 
 

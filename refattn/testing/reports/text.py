@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from refattn.testing.report import Report
 
 WIDTH = 100
+_SHOWN = 6  # names of what is not excluded; all stand in JSON
 
 
 def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> str:
@@ -56,8 +57,19 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
         ]
         for problem in report.problems:
             lines += textwrap.wrap(problem, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    if lacking := [found for found in report.coverage if found.missed]:
+        lines += ["", "known mistakes that these cases would not have shown"]
+        said = [f"{found.function}: {_missed(found)}" for found in lacking]
+        lines += [x for s in said for x in textwrap.wrap(s, WIDTH, initial_indent="  ", subsequent_indent="    ")]
     lines += ["", verdict(report, paint)]
     return "\n".join(lines)
+
+
+def _missed(found):
+    """What is not excluded of a function, the mistakes seen most often first."""
+    more = len(found.missed) - _SHOWN
+    names = ", ".join(found.missed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"{len(found.missed)} of {len(found.missed) + len(found.excluded)} that can occur: {names}"
 
 
 def _causes(report, paint):
@@ -156,6 +168,9 @@ def verdict(report: Report, paint=None) -> str:
         )
     if not report.ok:
         return paint(f"NOTHING CHECKED: {tail}", "red")
+    if report.coverage:
+        excluded, missed = (sum(len(getattr(c, name)) for c in report.coverage) for name in ("excluded", "missed"))
+        tail = f"{excluded} of {excluded + missed} known mistakes excluded; {tail}"
     if known:
         return paint(f"CONFORMS but for {known} known deviation{'s' * (known > 1)}; {tail}", "green")
     return paint(f"CONFORMS; {tail}", "green")
