@@ -39,9 +39,14 @@ or (where all cases are run) whose deviation no longer shows; --no-strict only m
 refattn say which releases they were measured on. Another release is judged by the nearest older one, the report says so,
 and what is out of date is only mentioned unless --strict is given.
 
-exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform, 2 wrong usage, 3 not available
-or some case could not be judged, 130 interrupted, 143 terminated (what was found until then is reported). With --all
-it is the worst of all implementations.
+A report says which of the known mistakes (refattn list variants) its cases would have shown, of those that can occur in
+calls of the kind that the implementation takes. Where that is less than --at-least, or one that is often made is not
+among them, the verdict is WEAK, and the exit code 1; in an allow-list that deviation is called coverage/weak. Nothing is
+asked of --effort smoke and of --case.
+
+exit codes: 0 conforms (or deviates only as an allow-list says), 1 does not conform or too little was checked (WEAK),
+2 wrong usage, 3 not available or some case could not be judged, 130 interrupted, 143 terminated (what was found until
+then is reported). With --all it is the worst of all implementations.
 
 examples:
   refattn check onnxruntime
@@ -88,6 +93,16 @@ def _natural(text):
     if not text.isascii() or not text.isdigit() or len(text) > 40:
         raise argparse.ArgumentTypeError(f"it is {text[:80]!r}; it must be a whole number of 0 or more")
     return int(text)
+
+
+def _share(text):
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"it is {text[:80]!r}; it must be a share between 0 and 1")
+    return share
 
 
 class _Parser(argparse.ArgumentParser):
@@ -143,6 +158,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_natural, default=0, help="of the random cases")
     check.add_argument(
         "--case", default="*", metavar="PATTERN", help="only cases whose id matches, as a failure prints it"
+    )
+    check.add_argument(
+        "--at-least",
+        type=_share,
+        metavar="SHARE",
+        help="how much of the known mistakes that can occur must be excluded (default: 0.9; 0 asks for nothing)",
     )
     check.add_argument("--allow", metavar="FILE", help="a TOML file of known deviations, besides the shipped ones")
     check.add_argument(
@@ -354,6 +375,7 @@ def _check(options):
 def _check_one(options):
     from refattn.testing import allow, reports
     from refattn.testing.checking import check
+    from refattn.testing.coverage import AT_LEAST
 
     target = _found(options, options.target)
     if isinstance(target, int):
@@ -372,6 +394,7 @@ def _check_one(options):
             only=options.case,
             allow=known,
             strict=bool(options.allow) if options.strict is None else options.strict,
+            at_least=AT_LEAST if options.at_least is None else options.at_least,
             progress=reports.progress_on(),
         )
         options.ending.reporting = True
@@ -430,6 +453,7 @@ def _check_all(options):
     words = ["--effort", options.effort, "--seed", str(options.seed), "--case", options.case]
     words += ["--mechanism", options.mechanism] if options.mechanism else []
     words += ["--allow", options.allow] if options.allow else []
+    words += [] if options.at_least is None else ["--at-least", str(options.at_least)]
     words += ["--no-known"] if options.no_known else []
     words += [] if options.strict is None else ["--strict" if options.strict else "--no-strict"]
     found = check_all(names, words)

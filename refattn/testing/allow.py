@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from refattn.testing import schema
+from refattn.testing.coverage import WEAK
 from refattn.testing.diagnosis import FITS
 from refattn.testing.names import functions
 from refattn.testing.printable import printable
@@ -66,6 +67,10 @@ class Allowance:
         """Whether it speaks of a release: its own versions name it, or the measured release that stands for it."""
         release = _numbers(stands_for(version, self.measured))
         return not self.versions or any(release[: len(v)] == v for v in map(_numbers, self.versions))
+
+    def excuses(self, function: str) -> bool:
+        """Whether it says why too few known mistakes of a function can be shown."""
+        return self.function == function and self.deviation == WEAK and not self.expired
 
     def covers(self, target: str, result) -> bool:
         """Whether a failed case is this deviation."""

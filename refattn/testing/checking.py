@@ -47,6 +47,7 @@ def check(
     only: str = "*",
     allow: list[Allowance] | None = None,
     strict: bool = False,
+    at_least: float = coverage.AT_LEAST,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check an implementation against the specification.
@@ -95,6 +96,8 @@ def check(
         raise ValueError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be a whole number of 0 or more")
+    if not 0 <= at_least <= 1:
+        raise ValueError(f"at_least is {at_least}; it must be a share between 0 and 1")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
     offered = list(_standing(adapter, mechanism, effort, seed))
     dtype = None if precision is None else profiles.profile(precision).inputs
@@ -139,9 +142,9 @@ def check(
             offered += inside.cases
             cases += chosen(inside.cases)
             run(cases[len(report.results) :])
-        refused = {r.case.id for r in report.results if r.status == "unsupported" and r.case.function in report.limits}
-        within = [case for case in offered if case.id not in refused]  # what was moved into its limits stands for it
-        report.coverage = coverage.covered(report.results, within, adapter.profile)
+        if only == "*" and effort != "smoke":
+            report.at_least = at_least
+            report.coverage = _coverage(report, offered, adapter, entries, used)
     except KeyboardInterrupt:
         report.interrupted = len(cases)
     report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))
@@ -154,6 +157,19 @@ def check(
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _coverage(report, offered, adapter, entries, used):
+    """What the run has excluded; where that is too little, the reason that a list of known deviations has for it."""
+    refused = {r.case.id for r in report.results if r.status == "unsupported" and r.case.function in report.limits}
+    within = [case for case in offered if case.id not in refused]  # what was moved into its limits stands for it
+    found = []
+    for each in coverage.covered(report.results, within, adapter.profile):
+        known = next((e for e in entries if e.excuses(each.function)), None) if each.weak(report.at_least) else None
+        if known is not None:
+            used.add(known)
+        found.append(replace(each, known=known.reason if known else ""))
+    return found
 
 
 def _allowed(entries, adapter, result, used):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,16 @@ from refattn.testing.outcome import CheckCase, Result
 from refattn.testing.profiles import profile
 from refattn.testing.reference import in_float64
 from refattn.testing.traits import rules_of
-from refattn.testing.variants import Variant, variants
+from refattn.testing.variants import variants
 
+AT_LEAST = 0.9  # the share of the mistakes that can occur which a run must be able to show
 CLEARLY = 4.0  # bounds; less could be rounding
 OFTEN = 3  # seen so many times in public, a mistake must not be left
 _PATIENCE = 3  # cases of one kind that do not show a variant; then it is not tried on more of them
 _MOST = 512 * 512 * 8  # numbers of a case; larger ones show what smaller ones show
+
+
+WEAK = "coverage/weak"  # by this name a list of known deviations has it
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Coverage:
         Those that can occur and would not, the ones seen most often in public first.
     often : tuple of str
         Those of them that were seen three times or more.
+    known : str
+        Why no more can be excluded, as a list of known deviations says.
     """
 
     function: str
@@ -54,14 +60,105 @@ class Coverage:
     excluded: tuple[str, ...]
     missed: tuple[str, ...]
     often: tuple[str, ...] = ()
+    known: str = ""
+
+    @property
+    def possible(self) -> int:
+        """How many can occur."""
+        return len(self.excluded) + len(self.missed)
 
     @property
     def share(self) -> float:
         """Of what can occur, how much is excluded; 1 where nothing can."""
-        return len(self.excluded) / max(len(self.excluded) + len(self.missed), 1)
+        return len(self.excluded) / max(self.possible, 1)
+
+    def weak(self, at_least: float) -> bool:
+        """Whether too little is excluded: less than a share of what can occur, or a mistake is left that is often made."""
+        return at_least > 0 and (self.share < at_least or bool(self.often))
 
 
-def covered(results: Iterable[Result], offered: Iterable[CheckCase], precision_of) -> list[Coverage]:
+class Seen:
+    """The variants of one function that the calls judged so far would have shown."""
+
+    def __init__(self, function: str, precision_of: Callable):
+        self.function, self.precision_of = function, precision_of
+        self.left = {v.name: v for v in variants(function)}
+        self.excluded: list[str] = []
+        self.judged: set[str] = set()  # ids
+        self.options: set[str] = set()
+        self.masks: set = set()
+        self.returned: set[str] = set()
+        self._tried: Counter = Counter()
+
+    def take(self, result: Result) -> tuple[str, ...]:
+        """Look at one more result; the variants that it is the first to show."""
+        if not result.comparisons or result.status not in ("holds", "known", "broken"):
+            return ()
+        found = self._shown_by(result)
+        self.note(result.case, found, [c.result for c in result.comparisons])
+        return found
+
+    def note(self, case: CheckCase, found: Iterable[str], returned: Iterable[str]) -> None:
+        """Remember what a case that was judged has shown, here or in another process."""
+        for name in found:
+            if self.left.pop(name, None):
+                self.excluded.append(name)
+        self.judged.add(case.id)
+        self.options |= _given(case)
+        self.masks.add(_mask_of(case))
+        self.returned.update(returned)
+
+    def missing(self, offered: Iterable[CheckCase]) -> Coverage | None:
+        """What all cases come to, those that were not judged too; None where nothing was, or nothing is known."""
+        if not self.judged or not (self.left or self.excluded):
+            return None
+        rest = [c for c in offered if c.function == self.function and self._within(c)]
+        left, possible = dict(self.left), []
+        tried: Counter = Counter()
+        for case in sorted(rest, key=lambda c: c.size):
+            if left and (by := self._could_show(case)):
+                possible += [left.pop(name) for name in _trying(by, _kind(case), left, tried)]
+        missed = sorted(possible, key=lambda v: (-len(v.seen), v.name))
+        often = tuple(v.name for v in missed if len(v.seen) >= OFTEN)
+        return Coverage(self.function, len(self.judged), tuple(self.excluded), tuple(v.name for v in missed), often)
+
+    def _within(self, case) -> bool:
+        """Whether a case was not judged, and asks for nothing that no judged case asked for."""
+        other = case.id not in self.judged and not case.relation and not case.refuses and case.size < _MOST
+        return other and _mask_of(case) in self.masks and _given(case) <= self.options
+
+    def _shown_by(self, result):
+        case = result.case
+        judged = {c.result: c.judged for c in result.comparisons if c.judged is not None}
+        if case.size >= _MOST or not self.left:
+            return ()
+        if case.relation:
+            by = lambda v: _contradicts(v, case, self.precision_of(case.function, case.dtype))
+        elif judged:
+            first = next(iter(judged.values()))
+            wanted = {name: (j.want, j.limit) for name, j in judged.items()}
+            by = lambda v: _differs(v.results(first.args, first.kwargs), wanted)
+        else:
+            return ()
+        return tuple(_trying(by, _kind(case), self.left, self._tried))
+
+    def _could_show(self, case):
+        """Whether a variant lies clearly off the reference on a case that was not judged, as a function."""
+        arguments = in_float64(case.arguments)
+        try:
+            with np.errstate(all="ignore"):
+                limits = bound(case.function, profile(self.precision_of(case.function, case.dtype)), **arguments)
+        except NotImplementedError:
+            return None
+        wanted = {
+            name: (np.asarray(b.value, dtype=np.float64), np.broadcast_to(b.hard, np.shape(b.value)))
+            for name, b in limits.items()
+            if name in self.returned
+        }
+        return lambda v: _differs(v.results((), arguments), wanted)
+
+
+def covered(results: Iterable[Result], offered: Iterable[CheckCase], precision_of: Callable) -> list[Coverage]:
     """What a run has excluded, function by function, of those that have variants.
 
     Parameters
@@ -72,71 +169,21 @@ def covered(results: Iterable[Result], offered: Iterable[CheckCase], precision_o
     precision_of : callable
         From a function and a dtype to the profile by which it is judged.
     """
-    by_function: dict[str, list[Result]] = {}
-    for result in results:
-        by_function.setdefault(result.case.function, []).append(result)
-    found = []
-    for function, own in by_function.items():
-        judged = [r for r in own if r.comparisons and r.status in ("holds", "known", "broken")]
-        left = {v.name: v for v in variants(function)}
-        if not judged or not left:
-            continue
-        shown: dict[str, Variant] = {}
-        tried: Counter = Counter()
-        for result in sorted(judged, key=lambda r: r.case.size):
-            _show(result, left, shown, tried, precision_of)
-        options, returned = _options(judged), {c.result for r in judged for c in r.comparisons}
-        known = {r.case.id for r in judged}
-        rest = [c for c in offered if c.function == function and c.id not in known and _within(c, options)]
-        possible: dict[str, Variant] = {}
-        tried.clear()
-        for case in sorted(rest, key=lambda c: c.size):
-            if not case.relation and not case.refuses and left and case.size < _MOST:
-                _could_show(case, left, possible, tried, precision_of(function, case.dtype), returned)
-        missed = sorted(possible.values(), key=lambda v: (-len(v.seen), v.name))
-        often = tuple(v.name for v in missed if len(v.seen) >= OFTEN)
-        found.append(Coverage(function, len(judged), tuple(shown), tuple(v.name for v in missed), often))
-    return found
+    seen: dict[str, Seen] = {}
+    for result in sorted(results, key=lambda r: r.case.size):  # small ones are quick, and show most
+        function = result.case.function
+        seen.setdefault(function, Seen(function, precision_of)).take(result)
+    offered = list(offered)
+    return [found for each in seen.values() if (found := each.missing(offered))]
 
 
-def _show(result, left, shown, tried, precision_of):
-    """Move the variants that a result would have shown from those that are left to those that are shown."""
-    case = result.case
-    if case.size >= _MOST:
-        return
-    judged = {c.result: c.judged for c in result.comparisons if c.judged is not None}
-    if case.relation:
-        by = lambda v: _contradicts(v, case, precision_of(case.function, case.dtype))
-    elif judged:
-        first = next(iter(judged.values()))
-        wanted = {name: (j.want, j.limit) for name, j in judged.items()}
-        by = lambda v: _differs(v.results(first.args, first.kwargs), wanted)
-    else:
-        return
-    _try(by, _kind(case), left, shown, tried)
-
-
-def _could_show(case, left, shown, tried, precision, returned):
-    arguments = in_float64(case.arguments)
-    try:
-        with np.errstate(all="ignore"):
-            limits = bound(case.function, profile(precision), **arguments)
-    except NotImplementedError:
-        return
-    wanted = {
-        name: (np.asarray(b.value, dtype=np.float64), np.broadcast_to(b.hard, np.shape(b.value)))
-        for name, b in limits.items()
-        if name in returned
-    }
-    _try(lambda v: _differs(v.results((), arguments), wanted), _kind(case), left, shown, tried)
-
-
-def _try(shows, kind, left, shown, tried):
+def _trying(shows, kind, left, tried):
+    """The names of what a case shows; a variant that cases of one kind have not shown is not tried on more of them."""
     for name, v in list(left.items()):
         if tried[name, kind] < _PATIENCE:
             tried[name, kind] += 1
             if shows(v):
-                shown[name] = left.pop(name)
+                yield name
 
 
 def _differs(values, wanted) -> bool:
@@ -185,15 +232,13 @@ def _mask_of(case):
     return "array" if isinstance(case.arguments.get("mask"), np.ndarray) else tuple(sorted(rules_of(case)))
 
 
-def _options(judged):
-    """The options that were given in some judged case, and the rules."""
-    names = {name for r in judged for name in r.case.arguments}
-    return names, {_mask_of(r.case) for r in judged}
+def _given(case) -> set[str]:
+    """The options of a case that are not what they are by default, 0 being off, and the arrays of its parameters."""
+    parameters = inspect.signature(function_named(case.function)).parameters
+    optional = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    given = {name for name, x in case.arguments.items() if name in optional and not _off(x, optional[name])}
+    return given | {path for path, _ in arrays(case.arguments) if path not in case.arguments}
 
 
-def _within(case, options):
-    names, rules = options
-    optional = {
-        p.name for p in inspect.signature(function_named(case.function)).parameters.values() if p.default is not p.empty
-    }
-    return case.arguments.keys() & optional <= names and _mask_of(case) in rules
+def _off(value, default) -> bool:
+    return value is default or (isinstance(value, (bool, int, float, str)) and value in (default, 0))

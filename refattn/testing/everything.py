@@ -45,6 +45,7 @@ class Everything:
                     lines.append(f"{document['target']['name']}: {d['name']} in {d['function']} (clause {d['clause']})")
                     lines += [f"    {line}" for line in d["message"].splitlines()[: None if verbose else 3]]
                     lines.append(f"    again: {d['replay']}")
+            lines += [f"{document['target']['name']}: weak: {c['sentence']}" for c in document["coverage"] if c["weak"]]
         lines += ["", as_matrix(self.documents, by="mechanism"), "", as_matrix(self.documents, by="clause"), ""]
         for document in self.documents:
             target = document["target"]

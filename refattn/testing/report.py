@@ -38,6 +38,7 @@ class Report:
     measured: dict = field(default_factory=dict)  # the releases that the list of known deviations was measured on
     limits: dict[str, str] = field(default_factory=dict)  # function -> what it takes, where it refuses some calls
     coverage: list[Coverage] = field(default_factory=list)  # which known mistakes the run would have shown
+    at_least: float = 0.0  # the share of those that can occur which it must have; 0 where it is no whole run
     interrupted: int = 0
     seconds: float = 0.0
 
@@ -57,9 +58,14 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is broken but what an allow-list knows, and something was checked, to its end."""
+        """Whether nothing is broken but what an allow-list knows, and enough was checked, to its end."""
         sound = not (self.strict and self.problems) and not self.interrupted and self.count("unjudged") == 0
-        return sound and self.count("broken") == 0 and self.checked
+        return sound and self.count("broken") == 0 and self.checked and not self.weak
+
+    @property
+    def weak(self) -> list[Coverage]:
+        """The functions of which too few known mistakes are excluded, and no list of known deviations says why."""
+        return [found for found in self.coverage if found.weak(self.at_least) and not found.known]
 
     @property
     def checked(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import refattn
 from refattn.testing.outcome import STATUSES, Result, mechanism_of, smallest
 from refattn.testing.reference import tf32_switches
+from refattn.testing.reports.text import lacks
 
 if TYPE_CHECKING:
     from refattn.testing.report import Report
@@ -57,18 +58,23 @@ def as_document(report: Report) -> dict:
         "unjudged": [_unjudged(report, found) for found in report.findings("unjudged")],
         "measured": report.measured,
         "limits": report.limits,
-        "coverage": [_coverage(found) for found in report.coverage],
+        "at_least": report.at_least,
+        "coverage": [_coverage(report, found) for found in report.coverage],
         "allow_list_problems": report.problems,
         "cases": [_case(report, result) for result in report.results],
     }
 
 
-def _coverage(found):
+def _coverage(report: Report, found) -> dict:
     return {
         "function": found.function,
         "cases": found.cases,
         "excluded": list(found.excluded),
         "missed": list(found.missed),
+        "often": list(found.often),
+        "weak": found in report.weak,
+        "known": found.known,
+        "sentence": lacks(found, report) if found.missed else "",
     }
 
 

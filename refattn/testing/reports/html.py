@@ -75,8 +75,12 @@ def verdict(document: dict) -> tuple[str, str]:
         return "broken", f"Could not be judged: {unjudged} case{'s' * (unjudged != 1)}{more}"
     if new:
         return "broken", f"Does not conform: {new} new deviation{'s' * (new != 1)}"
+    weak = [found["function"] for found in document["coverage"] if found["weak"]]
     if not document["ok"]:
-        return "broken", "Allow-list out of date" if document["allow_list_problems"] else "Nothing was checked"
+        if document["strict"] and document["allow_list_problems"]:
+            return "broken", "Allow-list out of date"
+        said = f"Weak: too many known mistakes of {', '.join(weak)} would not have been seen"
+        return "broken", said if weak else "Nothing was checked"
     if known:
         return "known", f"Conforms but for {known} known deviation{'s' * (known != 1)}"
     return "holds", "Conforms"
@@ -127,6 +131,7 @@ def _report(document, number, clauses):
         _deviations(document, "known", "Known deviations"),
         _clauses(document),
         _strips(document),
+        _coverage(document),
         _missing(document),
     ]
     if document["allow_list_problems"]:
@@ -234,6 +239,21 @@ def _mark(case):
 def _hover(case):
     worst = "" if case["worst"] is None else f", {float(case['worst']):.3g}x of the bound"
     return f"{case['id']}: {case['status']}{worst}" + (f", {case['deviation']}" if case["deviation"] else "")
+
+
+def _coverage(document):
+    """How many known mistakes are excluded, and which are not."""
+    found = document["coverage"]
+    if not found:
+        return ""
+    excluded, missed = (sum(len(c[name]) for c in found) for name in ("excluded", "missed"))
+    items = "".join(
+        f'<li class="{"broken" if c["weak"] else ""}">{escape(c["sentence"])}</li>' for c in found if c["missed"]
+    )
+    said = (
+        f"<p>{excluded} of the {excluded + missed} that can occur would have been seen; not these:</p><ul>{items}</ul>"
+    )
+    return f"<h2>Known mistakes excluded</h2>{said if items else f'<p>All {excluded} that can occur.</p>'}"
 
 
 def _missing(document):

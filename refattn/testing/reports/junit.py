@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from refattn.testing.coverage import WEAK
+from refattn.testing.reports.text import excluded, lacks
+
 if TYPE_CHECKING:
     from refattn.testing.report import Report
 
@@ -15,16 +18,18 @@ def as_junit(report: Report) -> str:
     suite = ET.Element(
         "testsuite",
         name=f"refattn.{report.target}",
-        tests=str(len(report.results)),
-        failures=str(report.count("broken")),
+        tests=str(len(report.results) + len(report.weak)),
+        failures=str(report.count("broken") + len(report.weak)),
         errors=str(report.count("unjudged")),
         skipped=str(report.count("known") + report.count("unsupported")),
         time=f"{report.seconds:.3f}",
     )
-    if report.causes:
+    said = [("cause", f"{cause.function}: {cause}") for cause in report.causes]
+    said += [("coverage", excluded(report.coverage))] if report.coverage else []
+    if said:
         properties = ET.SubElement(suite, "properties")
-        for cause in report.causes:
-            ET.SubElement(properties, "property", name="cause", value=f"{cause.function}: {cause}")
+        for name, value in said:
+            ET.SubElement(properties, "property", name=name, value=value)
     for r in report.results:
         test = ET.SubElement(suite, "testcase", classname=f"{report.target}.{r.case.function}", name=r.case.id)
         properties = ET.SubElement(test, "properties")
@@ -40,6 +45,9 @@ def as_junit(report: Report) -> str:
             ET.SubElement(test, "skipped", message=f"known deviation {r.deviation}: {r.reason}")
         elif r.status == "unsupported":
             ET.SubElement(test, "skipped", message=f"not supported: {r.reason}")
+    for found in report.weak:
+        test = ET.SubElement(suite, "testcase", classname=f"{report.target}.{found.function}", name=WEAK)
+        ET.SubElement(test, "failure", message=lacks(found, report))
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)

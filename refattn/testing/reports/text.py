@@ -58,18 +58,24 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
         for problem in report.problems:
             lines += textwrap.wrap(problem, WIDTH, initial_indent="  ", subsequent_indent="    ")
     if lacking := [found for found in report.coverage if found.missed]:
-        lines += ["", "known mistakes that these cases would not have shown"]
-        said = [f"{found.function}: {_missed(found)}" for found in lacking]
-        lines += [x for s in said for x in textwrap.wrap(s, WIDTH, initial_indent="  ", subsequent_indent="    ")]
+        lines += ["", "known mistakes that can occur and that these cases would not have shown"]
+        for found in lacking:
+            said = textwrap.wrap(lacks(found, report), WIDTH, initial_indent="  ", subsequent_indent="    ")
+            lines += [paint(line, "red") if found in report.weak else line for line in said]
     lines += ["", verdict(report, paint)]
     return "\n".join(lines)
 
 
-def _missed(found):
-    """What is not excluded of a function, the mistakes seen most often first."""
+def lacks(found, report: Report) -> str:
+    """What is not excluded of a function, the mistakes seen most often first, and whether that is too much."""
     more = len(found.missed) - _SHOWN
     names = ", ".join(found.missed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return f"{len(found.missed)} of {len(found.missed) + len(found.excluded)} that can occur: {names}"
+    line = f"{found.function}: {len(found.missed)} of {found.possible}: {names}"
+    if found.known:
+        return f"{line} (known: {found.known})"
+    return (
+        f"{line} (too {'often made' if found.share >= report.at_least else 'many'})" if found in report.weak else line
+    )
 
 
 def _causes(report, paint):
@@ -146,6 +152,11 @@ def _deviation(found: list[Result], paint, color, *, brief):
     return lines
 
 
+def excluded(coverage) -> str:
+    """How many of the known mistakes that can occur are excluded, of all functions together."""
+    return f"{sum(len(c.excluded) for c in coverage)} of {sum(c.possible for c in coverage)} known mistakes excluded"
+
+
 def verdict(report: Report, paint=None) -> str:
     """What came of a check, in one line."""
     paint = paint or _painter(False)
@@ -166,11 +177,13 @@ def verdict(report: Report, paint=None) -> str:
         return paint(
             f"ALLOW-LIST OUT OF DATE: no new deviation, but {len(report.problems)} of its entries; {tail}", "red"
         )
-    if not report.ok:
+    if not report.checked:
         return paint(f"NOTHING CHECKED: {tail}", "red")
     if report.coverage:
-        excluded, missed = (sum(len(getattr(c, name)) for c in report.coverage) for name in ("excluded", "missed"))
-        tail = f"{excluded} of {excluded + missed} known mistakes excluded; {tail}"
+        tail = f"{excluded(report.coverage)}; {tail}"
+    if report.weak:
+        functions = ", ".join(found.function for found in report.weak)
+        return paint(f"WEAK: too many known mistakes of {functions} would not have been seen; {tail}", "red")
     if known:
         return paint(f"CONFORMS but for {known} known deviation{'s' * (known > 1)}; {tail}", "green")
     return paint(f"CONFORMS; {tail}", "green")
