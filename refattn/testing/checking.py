@@ -160,9 +160,12 @@ def check(
 
 
 def _coverage(report, offered, adapter, entries, used):
-    """What the run has excluded; where that is too little, the reason that a list of known deviations has for it."""
+    """What the run has excluded; where that is too little, the reason that a list of known deviations has for it.
+
+    Where limits of sizes are known, cases outside say nothing of what can occur: they were moved into them.
+    """
     refused = {r.case.id for r in report.results if r.status == "unsupported" and r.case.function in report.limits}
-    within = [case for case in offered if case.id not in refused]  # what was moved into its limits stands for it
+    within = [case for case in offered if case.id not in refused]
     found = []
     for each in coverage.covered(report.results, within, adapter.profile):
         known = next((e for e in entries if e.excuses(each.function)), None) if each.weak(report.at_least) else None

@@ -233,7 +233,7 @@ def _mask_of(case):
 
 
 def _given(case) -> set[str]:
-    """The options of a case that are not what they are by default, 0 being off, and the arrays of its parameters."""
+    """The options of a case that are not what they are by default (0 is none), and the arrays of its parameters."""
     parameters = inspect.signature(function_named(case.function)).parameters
     optional = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     given = {name for name, x in case.arguments.items() if name in optional and not _off(x, optional[name])}
@@ -241,4 +241,5 @@ def _given(case) -> set[str]:
 
 
 def _off(value, default) -> bool:
-    return value is default or (isinstance(value, (bool, int, float, str)) and value in (default, 0))
+    plain = isinstance(value, bool | int | float | str)
+    return value is default or (plain and value == (0 if default is None else default))
