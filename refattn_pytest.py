@@ -25,6 +25,13 @@ def pytest_addoption(parser):
         "--refattn-effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases"
     )
     group.addoption("--refattn-seed", type=int, default=0, metavar="N", help="of the random cases")
+    group.addoption(
+        "--refattn-at-least",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="of the known mistakes that can occur, how much must be excluded (0: nothing is asked)",
+    )
     group.addoption("--refattn-allow", metavar="FILE", help="a TOML file of deviations that are known")
     group.addoption(
         "--refattn-clause",

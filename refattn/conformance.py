@@ -17,6 +17,7 @@ import pytest
 
 from refattn.testing import adapters, allow
 from refattn.testing.checking import CheckCase, Report, Result, all_cases, check, run_case, smallest
+from refattn.testing.coverage import Coverage, Seen, summed
 from refattn.testing.matches import assert_matches
 from refattn.testing.report import gist
 from refattn.testing.reports import as_text
@@ -49,6 +50,16 @@ class State:
         self.cases = self._cases()
         self.results: list[Result] = []  # of this process: with xdist each worker has its own
         self.shown: dict[tuple[str, str, str], str] = {}
+        self._seen: dict[str, Seen] = {}
+
+    def seen(self, function: str) -> Seen:
+        """Which known mistakes of a function were shown."""
+        return self._seen.setdefault(function, Seen(function, self.adapter.profile))
+
+    def coverage(self, refused: set[str]) -> list[Coverage]:
+        """What all cases have excluded; where that is too little, why a list of known deviations says that it is."""
+        found = [each.missing(self.cases, refused) for each in self._seen.values()]
+        return [allow.excused(each, self.entries, self.option.refattn_at_least)[0] for each in found if each]
 
     def _cases(self) -> list[CheckCase]:
         """Every case that was asked for."""
@@ -149,6 +160,9 @@ class Case(Judged):
         state = self.config.stash[STATE]
         result = run_case(state.adapter, self.case)
         state.results.append(result)
+        if shown := state.seen(self.case.function).take(result):
+            self.user_properties.append(("refattn_excludes", shown))
+        self.user_properties.append(("refattn_judged", [c.result for c in result.comparisons]))
         if result.status == "unsupported":
             pytest.skip(f"not supported: {result.reason}")
         if result.status == "unjudged":
@@ -217,6 +231,10 @@ class Summary:
         self.unjudged = 0
         self.asked = self.answered = 0  # calls that must be answered, and those that were
         self.deviations: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        self.cases = {case.id: case for case in state.cases}
+        self.done: set[str] = set()
+        self.refused: set[str] = set()
+        self.coverage: list[Coverage] = []
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report):
@@ -229,6 +247,13 @@ class Summary:
         must_be_answered = ("refattn_refuses", True) not in map(tuple, report.user_properties)
         self.asked += must_be_answered
         self.answered += must_be_answered and outcome in ("passed", "known")
+        case = self.cases.get(report.nodeid.rpartition("::")[2])
+        told = dict(report.user_properties)
+        if case is not None:
+            self.done.add(case.id)
+            self.refused |= {case.id} if outcome == "skipped" else set()
+        if case is not None and told.get("refattn_judged"):  # with xdist another process has seen it
+            self.state.seen(case.function).note(case, told.get("refattn_excludes", ()), told["refattn_judged"])
         for name, value in report.user_properties:
             if name == "refattn_deviation":
                 *key, told, again = value
@@ -242,9 +267,18 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
-        """A run in which nothing was judged is no success."""
-        if self.counts["skipped"] and not self.counts["failed"] and not self.checked:
+        """A run in which nothing was judged, or too little, is no success."""
+        option = self.state.option
+        if self.done == set(self.cases) and option.refattn_effort != "smoke" and not option.refattn_clause:
+            self.coverage = self.state.coverage(self.refused)
+        fails = self.weak or (self.counts["skipped"] and not self.checked)
+        if fails and not self.counts["failed"]:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @property
+    def weak(self) -> list[Coverage]:
+        """The functions of which too little is excluded."""
+        return [found for found in self.coverage if found.weak(self.state.option.refattn_at_least)]
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter):
@@ -260,12 +294,18 @@ class Summary:
             write(f"{told}: {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
             write(f"  again: {again}")
         n = self.counts
-        verdict = "NONCONFORMING" if n["failed"] else "CONFORMS" if self.checked else "NOTHING WAS CHECKED"
+        for found in self.coverage:
+            if found.missed:
+                missed = f"not excluded, {found.told(self.state.option.refattn_at_least)}"
+                write(missed, red=found in self.weak)
+        judged = "WEAK" if self.weak else "CONFORMS" if self.checked else "NOTHING WAS CHECKED"
+        verdict = "NONCONFORMING" if n["failed"] else judged
         verdict = "COULD NOT BE JUDGED" if self.unjudged else verdict
         unjudged = f", {self.unjudged} could not be judged" if self.unjudged else ""
+        excluded = f"; {summed(self.coverage)}" if self.coverage else ""
         write(
             f"{verdict}: {n['passed']} hold, {n['failed'] - self.unjudged} broken, {n['known']} known,"
-            f" {n['skipped']} not supported{unjudged}",
+            f" {n['skipped']} not supported{unjudged}{excluded}",
             green=verdict == "CONFORMS",
             red=verdict != "CONFORMS",
         )

@@ -11,12 +11,13 @@ import datetime
 import fnmatch
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 from refattn.testing import schema
-from refattn.testing.coverage import WEAK
+from refattn.testing.coverage import WEAK, Coverage
 from refattn.testing.diagnosis import FITS
 from refattn.testing.names import functions
 from refattn.testing.printable import printable
@@ -117,6 +118,12 @@ def told(measured: dict, version: str) -> str:
     if _numbers(version) in map(_numbers, measured["releases"]):
         return line
     return f"{line}, not on {version or 'this release'}: those of {measured['judged_as']} are taken"
+
+
+def excused(found: Coverage, entries: Iterable[Allowance], at_least: float) -> tuple[Coverage, Allowance | None]:
+    """What was excluded of a function; where that is too little, with the reason of the first entry that has one."""
+    entry = next((e for e in entries if e.excuses(found.function)), None) if found.weak(at_least) else None
+    return replace(found, known=entry.reason if entry else ""), entry
 
 
 def _alike(result) -> list[str]:

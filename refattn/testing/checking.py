@@ -15,7 +15,7 @@ from refattn.testing import consistency, coverage, fitted, inputs, limits, match
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
-from refattn.testing.allow import Allowance, in_force, measured_on, problems
+from refattn.testing.allow import Allowance, excused, in_force, measured_on, problems
 from refattn.testing.layouts import in_dtype
 from refattn.testing.matches import FITS, Incomplete, compare
 from refattn.testing.names import function_named, functions, hint
@@ -144,7 +144,10 @@ def check(
             run(cases[len(report.results) :])
         if only == "*" and effort != "smoke":
             report.at_least = at_least
-            report.coverage = _coverage(report, offered, adapter, entries, used)
+            for each in coverage.covered(report.results, offered, adapter.profile):
+                found, entry = excused(each, entries, at_least)
+                report.coverage.append(found)
+                used |= {entry} if entry else set()
     except KeyboardInterrupt:
         report.interrupted = len(cases)
     report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))
@@ -157,22 +160,6 @@ def check(
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
-
-
-def _coverage(report, offered, adapter, entries, used):
-    """What the run has excluded; where that is too little, the reason that a list of known deviations has for it.
-
-    Where limits of sizes are known, cases outside say nothing of what can occur: they were moved into them.
-    """
-    refused = {r.case.id for r in report.results if r.status == "unsupported" and r.case.function in report.limits}
-    within = [case for case in offered if case.id not in refused]
-    found = []
-    for each in coverage.covered(report.results, within, adapter.profile):
-        known = next((e for e in entries if e.excuses(each.function)), None) if each.weak(report.at_least) else None
-        if known is not None:
-            used.add(known)
-        found.append(replace(each, known=known.reason if known else ""))
-    return found
 
 
 def _allowed(entries, adapter, result, used):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from refattn.testing.variants import variants
 AT_LEAST = 0.9  # the share of the mistakes that can occur which a run must be able to show
 CLEARLY = 4.0  # bounds; less could be rounding
 OFTEN = 3  # seen so many times in public, a mistake must not be left
+_SHOWN = 6  # names in a line; all stand in JSON
 _PATIENCE = 3  # cases of one kind that do not show a variant; then it is not tried on more of them
 _MOST = 512 * 512 * 8  # numbers of a case; larger ones show what smaller ones show
 
@@ -73,8 +74,24 @@ class Coverage:
         return len(self.excluded) / max(self.possible, 1)
 
     def weak(self, at_least: float) -> bool:
-        """Whether too little is excluded: less than a share of what can occur, or a mistake is left that is often made."""
-        return at_least > 0 and (self.share < at_least or bool(self.often))
+        """Whether too little is excluded, which no list explains: less than a share, or a mistake that is often made."""
+        return not self.known and at_least > 0 and (self.share < at_least or bool(self.often))
+
+    def told(self, at_least: float) -> str:
+        """What is not excluded in a line, the mistakes seen most often first, and whether that is too much."""
+        more = len(self.missed) - _SHOWN
+        names = ", ".join(self.missed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        line = f"{self.function}: {len(self.missed)} of {self.possible}: {names}"
+        if self.known:
+            return f"{line} (known: {self.known})"
+        few = "too many" if self.share < at_least else "too often made"
+        return f"{line} ({few})" if self.weak(at_least) else line
+
+
+def summed(coverage: Iterable[Coverage]) -> str:
+    """How many of the known mistakes that can occur are excluded, of all functions together."""
+    found = list(coverage)
+    return f"{sum(len(c.excluded) for c in found)} of {sum(c.possible for c in found)} known mistakes excluded"
 
 
 class Seen:
@@ -108,11 +125,16 @@ class Seen:
         self.masks.add(_mask_of(case))
         self.returned.update(returned)
 
-    def missing(self, offered: Iterable[CheckCase]) -> Coverage | None:
-        """What all cases come to, those that were not judged too; None where nothing was, or nothing is known."""
+    def missing(self, offered: Iterable[CheckCase], refused: Collection[str]) -> Coverage | None:
+        """What all cases come to, those that were not judged too; None where nothing was, or nothing is known.
+
+        Where cases were made inside limits, those that were refused (their ids) say nothing of what can occur.
+        """
         if not self.judged or not (self.left or self.excluded):
             return None
-        rest = [c for c in offered if c.function == self.function and self._within(c)]
+        own = [c for c in offered if c.function == self.function]
+        outside = set(refused) if any(".inside_" in c.id for c in own) else set()
+        rest = [c for c in own if c.id not in outside and self._within(c)]
         left, possible = dict(self.left), []
         tried: Counter = Counter()
         for case in sorted(rest, key=lambda c: c.size):
@@ -170,11 +192,13 @@ def covered(results: Iterable[Result], offered: Iterable[CheckCase], precision_o
         From a function and a dtype to the profile by which it is judged.
     """
     seen: dict[str, Seen] = {}
+    results = list(results)
     for result in sorted(results, key=lambda r: r.case.size):  # small ones are quick, and show most
         function = result.case.function
         seen.setdefault(function, Seen(function, precision_of)).take(result)
     offered = list(offered)
-    return [found for each in seen.values() if (found := each.missing(offered))]
+    refused = {r.case.id for r in results if r.status == "unsupported"}
+    return [found for each in seen.values() if (found := each.missing(offered, refused))]
 
 
 def _trying(shows, kind, left, tried):
@@ -219,7 +243,16 @@ def _kind(case):
     finite = all(np.isfinite(x).all() for _, x in arrays(given) if x.dtype.kind == "f")
     most = max((max(shape, default=0) for shape in sizes), default=0)
     order = tuple(np.sign(a - b) for a, b in _rows(given))
-    return _mask_of(case), order, tuple(sorted(given)), finite, case.relation, sum(most > n for n in (1, 16, 64, 256))
+    recipe = case.id.split(".")[1]
+    return (
+        recipe,
+        _mask_of(case),
+        order,
+        tuple(sorted(given)),
+        finite,
+        case.relation,
+        sum(most > n for n in (1, 16, 64, 256)),
+    )
 
 
 def _rows(given):

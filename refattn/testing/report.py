@@ -65,7 +65,7 @@ class Report:
     @property
     def weak(self) -> list[Coverage]:
         """The functions of which too few known mistakes are excluded, and no list of known deviations says why."""
-        return [found for found in self.coverage if found.weak(self.at_least) and not found.known]
+        return [found for found in self.coverage if found.weak(self.at_least)]
 
     @property
     def checked(self) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import refattn
 from refattn.testing.outcome import STATUSES, Result, mechanism_of, smallest
 from refattn.testing.reference import tf32_switches
-from refattn.testing.reports.text import lacks
 
 if TYPE_CHECKING:
     from refattn.testing.report import Report
@@ -74,7 +73,7 @@ def _coverage(report: Report, found) -> dict:
         "often": list(found.often),
         "weak": found in report.weak,
         "known": found.known,
-        "sentence": lacks(found, report) if found.missed else "",
+        "sentence": found.told(report.at_least) if found.missed else "",
     }
 
 

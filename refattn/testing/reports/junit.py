@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refattn.testing.coverage import WEAK
-from refattn.testing.reports.text import excluded, lacks
+from refattn.testing.coverage import WEAK, summed
 
 if TYPE_CHECKING:
     from refattn.testing.report import Report
@@ -25,7 +24,7 @@ def as_junit(report: Report) -> str:
         time=f"{report.seconds:.3f}",
     )
     said = [("cause", f"{cause.function}: {cause}") for cause in report.causes]
-    said += [("coverage", excluded(report.coverage))] if report.coverage else []
+    said += [("coverage", summed(report.coverage))] if report.coverage else []
     if said:
         properties = ET.SubElement(suite, "properties")
         for name, value in said:
@@ -47,7 +46,7 @@ def as_junit(report: Report) -> str:
             ET.SubElement(test, "skipped", message=f"not supported: {r.reason}")
     for found in report.weak:
         test = ET.SubElement(suite, "testcase", classname=f"{report.target}.{found.function}", name=WEAK)
-        ET.SubElement(test, "failure", message=lacks(found, report))
+        ET.SubElement(test, "failure", message=found.told(report.at_least))
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)

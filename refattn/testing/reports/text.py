@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import refattn
 from refattn.testing.allow import told
+from refattn.testing.coverage import summed
 from refattn.testing.outcome import STATUSES, Result, smallest
 
 if TYPE_CHECKING:
     from refattn.testing.report import Report
 
 WIDTH = 100
-_SHOWN = 6  # names of what is not excluded; all stand in JSON
 
 
 def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> str:
@@ -59,23 +59,11 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
             lines += textwrap.wrap(problem, WIDTH, initial_indent="  ", subsequent_indent="    ")
     if lacking := [found for found in report.coverage if found.missed]:
         lines += ["", "known mistakes that can occur and that these cases would not have shown"]
-        for found in lacking:
-            said = textwrap.wrap(lacks(found, report), WIDTH, initial_indent="  ", subsequent_indent="    ")
-            lines += [paint(line, "red") if found in report.weak else line for line in said]
+        for each in lacking:
+            said = textwrap.wrap(each.told(report.at_least), WIDTH, initial_indent="  ", subsequent_indent="    ")
+            lines += [paint(line, "red") if each in report.weak else line for line in said]
     lines += ["", verdict(report, paint)]
     return "\n".join(lines)
-
-
-def lacks(found, report: Report) -> str:
-    """What is not excluded of a function, the mistakes seen most often first, and whether that is too much."""
-    more = len(found.missed) - _SHOWN
-    names = ", ".join(found.missed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    line = f"{found.function}: {len(found.missed)} of {found.possible}: {names}"
-    if found.known:
-        return f"{line} (known: {found.known})"
-    return (
-        f"{line} (too {'often made' if found.share >= report.at_least else 'many'})" if found in report.weak else line
-    )
 
 
 def _causes(report, paint):
@@ -152,11 +140,6 @@ def _deviation(found: list[Result], paint, color, *, brief):
     return lines
 
 
-def excluded(coverage) -> str:
-    """How many of the known mistakes that can occur are excluded, of all functions together."""
-    return f"{sum(len(c.excluded) for c in coverage)} of {sum(c.possible for c in coverage)} known mistakes excluded"
-
-
 def verdict(report: Report, paint=None) -> str:
     """What came of a check, in one line."""
     paint = paint or _painter(False)
@@ -180,7 +163,7 @@ def verdict(report: Report, paint=None) -> str:
     if not report.checked:
         return paint(f"NOTHING CHECKED: {tail}", "red")
     if report.coverage:
-        tail = f"{excluded(report.coverage)}; {tail}"
+        tail = f"{summed(report.coverage)}; {tail}"
     if report.weak:
         functions = ", ".join(found.function for found in report.weak)
         return paint(f"WEAK: too many known mistakes of {functions} would not have been seen; {tail}", "red")
