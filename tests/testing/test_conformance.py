@@ -47,6 +47,14 @@ def lazy(q, k, v, mask=None, **options):
 
 def ends(q, k, v, mask=None, **options):
     raise SystemExit(0)
+
+def small(x, *, axis=-1):
+    if x.shape != (2, 2):
+        raise NotImplementedError("another size")
+    return refattn.softmax(x, axis=axis)
+
+def softmax(x, *, axis=-1):
+    return refattn.softmax(x, axis=axis)
 """
 
 
@@ -284,3 +292,34 @@ for module in pkgutil.walk_packages(refattn.testing.__path__, "refattn.testing."
 sys.exit(bool({"pytest", "hypothesis", "_pytest"} & set(sys.modules)))
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("parallel", [[], ["-n", "2"]])
+def test_a_run_that_would_have_shown_too_few_known_mistakes_is_weak(judge, parallel):
+    if parallel:
+        pytest.importorskip("xdist")
+    of_softmax = ["--refattn-function", "softmax", *parallel]
+    code, output = judge("small", *of_softmax)
+    assert code == 1
+    assert re.search(r"^WEAK: 2 hold, .*; \d of \d+ known mistakes excluded$", output, re.MULTILINE)
+    assert "not excluded, softmax: " in output
+    code, output = judge("softmax", *of_softmax)
+    assert code == 0
+    assert re.search(r"^CONFORMS: .*; (\d+) of \1 known mistakes excluded$", output, re.MULTILINE)
+
+
+def test_a_weak_run_may_be_known_or_allowed(judge):
+    of_softmax = ["--refattn-function", "softmax"]
+    assert judge("small", *of_softmax, "--refattn-at-least", "0")[0] == 0
+    assert judge("small", *of_softmax, "--refattn-clause", "SOFTMAX-NORMAL")[0] == 0
+    entry = '[[allow]]\ntarget = "kernels:{}"\nfunction = "softmax"\ndeviation = "coverage/weak"\n'
+    entry += 'reason = "2 by 2"\nuntil = 2999-01-01\n'
+    known = judge.folder / "known.toml"
+    known.write_text(entry.format("small"))
+    code, output = judge("small", *of_softmax, "--refattn-allow", known)
+    assert code == 0, output
+    assert "(known: 2 by 2)" in output
+    known.write_text(entry.format("softmax"))
+    code, output = judge("softmax", *of_softmax, "--refattn-allow", known)
+    assert code == 1
+    assert "the entry can go" in output
