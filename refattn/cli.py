@@ -53,6 +53,7 @@ examples:
   refattn check --all --html report.html
   refattn check mypackage.kernels:flash --precision bfloat16 --layout bnhd --junit report.xml
   refattn check mypackage.kernels:flash --case 'attention.causal*' --allow known.toml
+  refattn check mypackage.kernels:flash --limits 'D in 64, 128; D == Dv; causal'
 """
 
 REPLAY_EPILOG = """\
@@ -153,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
         help="what module:function promises to round and where (default: float32); of an adapter, check only this dtype",
     )
     check.add_argument(
+        "--limits",
+        metavar="TEXT",
+        help="what it takes, such as 'D in 64,128; M %% 16 == 0; N == M; causal': it is asked for nothing else"
+        " (default: found by asking)",
+    )
+    check.add_argument(
         "--effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases (default: standard)"
     )
     check.add_argument("--seed", type=_natural, default=0, help="of the random cases")
@@ -205,6 +212,11 @@ def parser() -> argparse.ArgumentParser:
         "--layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes that module:function wants"
     )
     replay.add_argument("--precision", help="what module:function promises to round and where (default: float32)")
+    replay.add_argument(
+        "--limits",
+        metavar="TEXT",
+        help="what it takes, such as 'D in 64,128; M %% 16 == 0; N == M; causal': of the check that reported it",
+    )
     replay.add_argument(
         "--effort", choices=["smoke", "standard", "full"], default="standard", help="of the check that reported it"
     )
@@ -363,8 +375,8 @@ def _found(options, name):
 def _check(options):
     if options.all == (options.target is not None):
         return _fail("check takes a target, or --all for every adapter that is installed", USAGE)
-    if options.all and (options.function or options.precision or options.junit):
-        return _fail("--all goes with neither --function, --precision nor --junit", USAGE)
+    if options.all and (options.function or options.precision or options.limits or options.junit):
+        return _fail("--all goes with neither --function, --precision, --limits nor --junit", USAGE)
     try:
         console.check_places(_places(options))
     except ValueError as error:
@@ -389,6 +401,7 @@ def _check_one(options):
             options.function,
             mechanism=options.mechanism,
             precision=options.precision,
+            limits=options.limits,
             effort=options.effort,
             seed=options.seed,
             only=options.case,
@@ -469,6 +482,7 @@ def _check_all(options):
 
 def _replay(options):
     from refattn.testing import replay
+    from refattn.testing.inside import stating
 
     if (options.target is None) == (options.impl is None):
         return _fail("replay takes the implementation once: refattn replay ID --impl TARGET", USAGE)
@@ -478,6 +492,8 @@ def _replay(options):
         return adapter
     try:
         console.check_places({"--save": options.save})
+        if options.limits is not None:
+            adapter = stating(adapter, options.limits)
         case = replay.find(adapter, options.id, options.effort, options.seed)
         if options.save is not None:
             replay.save(options.save, adapter, case)

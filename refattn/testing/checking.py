@@ -7,19 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
-from refattn.testing import consistency, coverage, fitted, inputs, limits, matches, profiles, vectors, vote
+from refattn.testing import consistency, coverage, inputs, matches, profiles, vectors, vote
 from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupported
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, excused, in_force, measured_on, problems
-from refattn.testing.layouts import in_dtype
+from refattn.testing.inside import Inside, call_of, inside, stating, without_lse
+from refattn.testing.layouts import cast
 from refattn.testing.matches import FITS, Incomplete, compare
 from refattn.testing.names import function_named, functions, hint
-from refattn.testing.nested import arrays, mapped
+from refattn.testing.nested import arrays
 from refattn.testing.outcome import STATUSES, CheckCase, Result, mechanism_of, smallest
 from refattn.testing.reference import to_numpy
 from refattn.testing.report import Report
@@ -42,6 +42,7 @@ def check(
     mechanism: str | None = None,
     precision: str | None = None,
     layout: str = "bhnd",
+    limits: str | None = None,
     effort: str = "standard",
     seed: int = 0,
     only: str = "*",
@@ -65,6 +66,9 @@ def check(
         only this dtype.
     layout : {"bhnd", "bnhd"}
         How a plain callable wants its axes.
+    limits : str, optional
+        What it takes, in the words of `refattn.testing.stated`: "D in 64, 128; M % 16 == 0; N == M; causal". It is
+        called with nothing beyond. Default: what an adapter states; where nothing is stated, it is asked.
     effort : {"smoke", "standard", "full"}
         How many cases.
     seed : int
@@ -99,16 +103,20 @@ def check(
     if not 0 <= at_least <= 1:
         raise ValueError(f"at_least is {at_least}; it must be a share between 0 and 1")
     adapter = adapters.adapt(target, function, precision=precision, layout=layout)
+    if limits is not None:
+        adapter = stating(adapter, limits)
     offered = list(_standing(adapter, mechanism, effort, seed))
     dtype = None if precision is None else profiles.profile(precision).inputs
 
+    wanted = lambda of, kind: function in (None, of) and dtype in (None, kind)
+
     def chosen(some):
-        asked = (c for c in some if function in (None, c.function) and dtype in (None, c.dtype))
+        asked = (c for c in some if wanted(c.function, c.dtype))
         return [c for c in asked if fnmatch.fnmatch(c.id, only)]
 
     cases = chosen(offered)
-    inside = None if cases and "inside" not in only else _inside(adapter, mechanism, effort, seed, offered)
-    if not (cases or (inside and chosen(inside.cases))):
+    within = None if cases and "inside" not in only else _inside(adapter, mechanism, effort, seed, offered, wanted)
+    if not (cases or (within and chosen(within.cases))):
         unknown = "" if function is None or function in functions() else hint(function)
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
         asked["cases"] = None if only == "*" else only
@@ -117,6 +125,8 @@ def check(
     report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
     if isinstance(adapter, CallableAdapter):
         report.options = {"function": function, "precision": precision, "layout": layout}
+    if limits is not None:
+        report.options["limits"] = limits
     entries = in_force(allow or [], adapter.name, adapter.version)
     report.measured = measured_on(allow or [], adapter.name, adapter.version)
     started = time.perf_counter()
@@ -135,12 +145,13 @@ def check(
 
     try:
         run(cases)
-        if inside is None and any(r.status == "unsupported" or r.raised for r in report.results):
-            inside = _inside(adapter, mechanism, effort, seed, offered)  # what it refuses is known: what does it take?
-        if inside is not None:
-            report.limits = inside.limits
-            offered += inside.cases
-            cases += chosen(inside.cases)
+        if within is None and any(sign in only for sign in "*?[") and any(r.refused for r in report.results):
+            taken = {r.case.id: not r.refused for r in report.results}  # what it refuses is known: what does it take?
+            within = _inside(adapter, mechanism, effort, seed, offered, wanted, taken)
+        if within is not None:
+            report.limits = within.limits
+            offered += within.cases
+            cases += chosen(within.cases)
             run(cases[len(report.results) :])
         if only == "*" and effort != "smoke":
             report.at_least = at_least
@@ -227,43 +238,17 @@ def _standing(adapter, mechanism, effort, seed) -> Iterator[CheckCase]:
         yield from consistency.relations(function, dtype, seed)
 
 
-class Inside(NamedTuple):
-    """Cases at the sizes that an implementation takes, where it refuses some of those that it is asked for."""
-
-    limits: dict[str, str]
-    cases: list[CheckCase]
-
-
-def _inside(adapter, mechanism, effort, seed, standing) -> Inside:
+def _inside(adapter, mechanism, effort, seed, standing, wanted=lambda *_: True, known=None) -> Inside:
+    """Cases at the sizes that an implementation takes, of the functions and dtypes that are wanted."""
     found = Inside({}, [])
-    if not isinstance(adapter, CallableAdapter) or effort == "smoke":
+    if effort == "smoke":
         return found
     for function, dtype in _offered(adapter, mechanism, effort):
-        call = guarded(adapter.call(function, dtype))
-        cases = [
-            (case.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), case.clauses, case.arguments)
-            for case in standing
-            if (case.function, case.dtype) == (function, dtype) and not case.refuses and not case.relation
-        ]
-        asked = lambda call=call, dtype=dtype, **arguments: call(**cast(arguments, dtype))
-        if refused := fitted.refused_by(asked, cases):
-            said, moved = fitted.fitted(asked, function, refused, seed)
-            if said:
-                found.limits[function] = said
-            for name, clauses, arguments in moved:
-                found.cases.append(CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments))
-            if function == "attention" and (taken := limits.probe(call, cast(np.zeros(0), dtype).dtype)):
-                found.cases.extend(_inside_of(function, dtype, taken, seed))
+        if wanted(function, dtype):
+            more = inside(adapter, function, dtype, standing, seed, known or {})
+            found.limits.update(more.limits)
+            found.cases.extend(more.cases)
     return found
-
-
-def _inside_of(function, dtype, taken, seed):
-    for name, arguments in limits.drawn(taken, seed):
-        held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
-        yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
-        if "mask" in held and 1 < held["q"].shape[-2] <= held["k"].shape[-2] and "level" not in name:
-            of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
-            yield consistency.related("future", of_future, function, dtype, held)
 
 
 def _golden(function, dtype):
@@ -289,7 +274,7 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True, suspect
     """
     if case.relation:
         return _related(adapter, case)
-    call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
+    call, precision = call_of(adapter, case.function, case.dtype), adapter.profile(case.function, case.dtype)
     arguments = cast(case.arguments, case.dtype)
     before = [(path, x, x.copy()) for path, x in arrays(arguments)]
     try:
@@ -297,12 +282,10 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True, suspect
             got = call(**arguments)
             again = None if case.refuses else call(**arguments)
     except Unsupported as missing:
-        without_lse = tuple(clause for clause in case.clauses if clause != "ATTN-LSE")
-        if case.arguments.get("return_lse") and without_lse:  # its output can be checked all the same
-            rest = {name: value for name, value in case.arguments.items() if name != "return_lse"}
-            less = replace(case, clauses=without_lse, arguments=rest)
+        less = without_lse(case)
+        if less is not None:  # its output can be checked all the same
             return run_case(adapter, less, explain=explain, suspected=suspected)
-        return Result(case, "unsupported", reason=str(missing))
+        return Result(case, "unsupported", reason=str(missing), refused=True)
     except Failed as failure:  # no refusal, even of what must be refused
         return _failed(case, failure)
     except Exception as error:
@@ -368,17 +351,17 @@ def _lacking(case, first):
 
 
 def _failed(case, failure):
-    return Result(case, "broken", failure.deviation, case.clauses[0], str(failure))
+    return Result(case, "broken", failure.deviation, case.clauses[0], str(failure), refused=True)
 
 
 def _raised(adapter, case, error):
     """What an exception comes to: the case could not be judged, or its input was refused, rightly or not."""
     text = text_of(error)
     if no_refusal(error, adapter):
-        return Result(case, "unjudged", reason=text)
+        return Result(case, "unjudged", reason=text, refused=True)
     if case.refuses:
         return Result(case, "holds", raised=text)
-    return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}", raised=text)
+    return Result(case, "broken", "refuses valid input", case.clauses[0], f"raises {text}", raised=text, refused=True)
 
 
 def _message(error):
@@ -388,12 +371,12 @@ def _message(error):
 
 def _related(adapter, case):
     """A case of self-consistency. What disagrees is named by a variant where one explains the result."""
-    call, precision = guarded(adapter.call(case.function, case.dtype)), adapter.profile(case.function, case.dtype)
+    call, precision = call_of(adapter, case.function, case.dtype), adapter.profile(case.function, case.dtype)
     try:
         with np.errstate(all="ignore"):
             comparisons, found = consistency.judge(call, case, lambda x: cast(x, case.dtype), precision)
     except Unsupported as missing:
-        return Result(case, "unsupported", reason=str(missing))
+        return Result(case, "unsupported", reason=str(missing), refused=True)
     except Failed as failure:
         return _failed(case, failure)
     except Exception as error:
@@ -414,9 +397,3 @@ def _alone(case, found, precision):
         return compare(found.got, case.function, precision=precision, tier="hard", **found.arguments)
     except (TypeError, ValueError):  # a result that cannot be read was reported by its shape
         return []
-
-
-def cast(value, dtype):
-    """Floating-point arrays in an implementation's dtype; formats that NumPy lacks as float32, which holds them exactly."""
-    held = dtype if dtype in ("float64", "float32", "float16") else "float32"
-    return mapped(lambda x: in_dtype(x, held) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, value)

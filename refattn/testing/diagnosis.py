@@ -26,7 +26,7 @@ from refattn.testing.narrowing import has_heads, of_head, rows_of_all, worst_hea
 from refattn.testing.precisions import SMALL_VALUES
 from refattn.testing.profiles import Profile
 from refattn.testing.solving import settled
-from refattn.testing.variants import NotApplicable, Variant, families, variants
+from refattn.testing.variants import Variant, families, variants
 
 FITS = 2.0  # a variant explains a result that lies within so many bounds of it (its magnitudes differ a little)
 _CLEARLY = 4.0  # and so many times farther from the reference; below that a precision is the likelier explanation
@@ -389,10 +389,7 @@ def _pairs(judged: Judged, values):
     The first may be a variant of the function itself; what it would evaluate is a call of attention, and so the second is one
     of attention.
     """
-    try:
-        call = call_as(judged.function, "attention", judged.args, judged.kwargs)
-    except NotApplicable:
-        return
+    call = call_as(judged.function, "attention", judged.args, judged.kwargs)
     if call is None:
         return
     from refattn.testing.mechanisms.attention.variants import after, pair, recorded

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from refattn.testing.reference import named_arguments
-from refattn.testing.registry import Variant
+from refattn.testing.registry import NotApplicable, Variant
 from refattn.testing.subject import Subject, subjects
 
 
@@ -64,7 +64,7 @@ def bounded_as(function: str, other: str) -> bool:
 
 
 def call_as(function: str, other: str, args=(), kwargs=None) -> Same | None:
-    """A call as one of another function; None where the record knows of none.
+    """A call as one of another function; None where the record knows of none, and where such a call is none of the other.
 
     Parameters
     ----------
@@ -72,11 +72,6 @@ def call_as(function: str, other: str, args=(), kwargs=None) -> Same | None:
         'split_attention', 'attention'.
     args, kwargs : tuple, dict
         The arguments of the first.
-
-    Raises
-    ------
-    NotApplicable
-        Such a call is none of the other function.
     """
     found = steps(function, other)
     if found is None:
@@ -85,7 +80,10 @@ def call_as(function: str, other: str, args=(), kwargs=None) -> Same | None:
     for of in found:
         assert of.equals is not None
         changes.append((of.equals.results, given))
-        given = of.equals.arguments(**given)
+        try:
+            given = of.equals.arguments(**given)
+        except NotApplicable:
+            return None
 
     def back(returned):
         for change, ours in reversed(changes):

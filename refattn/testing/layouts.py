@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from refattn.testing.nested import mapped
+
 
 def tokens_first(x):
     """(..., H, N, D) over memory in the order (..., N, H, D), as a transposed view of projections has it."""
@@ -48,3 +50,9 @@ def in_dtype(x, dtype):
     view = as_strided(memory[before:], x.shape, [step * dtype.itemsize for step in steps])
     view[...] = x
     return view
+
+
+def cast(value, dtype):
+    """Floating-point arrays in an implementation's dtype; formats that NumPy lacks as float32, which holds them exactly."""
+    held = dtype if dtype in ("float64", "float32", "float16") else "float32"
+    return mapped(lambda x: in_dtype(x, held) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, value)

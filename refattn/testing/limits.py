@@ -1,19 +1,19 @@
-"""The sizes that an attention kernel takes, found by asking it: exceptions decide, never numbers."""
+"""Calls of attention inside the limits of a kernel: each size with each mask, and scores that it may stumble over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from refattn.masks import causal
+from refattn.testing.foothold import Asked, Foothold
 
 HEADS = ((64, 64), (128, 128), (16, 16), (32, 32), (4, 4), (5, 3), (64, 32), (192, 128))
 LENGTHS = ((64, 64), (1, 64), (128, 128), (5, 7), (7, 5), (1, 1), (3, 3), (33, 33), (17, 64), (96, 96), (32, 64))
 _LEADS = ((1, 2), (1, 8), (2, 4), (1, 1))
-_FOOTHOLD = tuple(product(_LEADS, LENGTHS[:3], HEADS[:3], (False, True)))
+_LONGEST = 300  # rows: the bound costs their square
 
 
 @dataclass(frozen=True)
@@ -35,37 +35,41 @@ class Limits:
     heads: tuple[tuple[int, int], ...]
     lengths: tuple[tuple[int, int], ...]
     masks: tuple[bool, ...]
-    lead: tuple[int, int]
+    lead: tuple[int, ...]
 
 
-def probe(call: Callable, dtype: str = "float32") -> Limits | None:
-    """Ask a kernel with the signature of `attention` which sizes it takes; None where it takes none of ours.
+def pairs(asked: Asked, at: Foothold) -> Limits:
+    """Which sizes a kernel with the signature of `attention` takes in pairs, from a call that it takes.
 
     A wrong result counts as taken: what is wrong must be checked, not left out.
 
     Examples
     --------
     >>> import refattn
-    >>> probe(refattn.attention).masks
+    >>> from refattn.testing.foothold import survey
+    >>> asked, x = Asked(refattn.attention), np.ones((3, 4))
+    >>> pairs(asked, survey(asked, "attention", [{"q": x, "k": x, "v": x}])).masks
     (False, True)
     """
-    asked: dict[tuple, bool] = {}
+    lengths, head, masked = (at.sizes["N"], at.sizes["M"]), (at.sizes["D"], at.sizes["Dv"]), "mask" in at.arguments
+    dtype = at.arguments["q"].dtype
 
-    def taken(lead, lengths, head, masked):
-        key = (lead, lengths, head, masked)
-        if key not in asked:
-            asked[key] = _takes(call, dtype, *key)
-        return asked[key]
+    def takes(lead, lengths, head, masked):
+        (n, m), (d, dv) = lengths, head
+        q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
+        return asked.takes({"q": q, "k": k, "v": v, **({"mask": causal()} if masked else {})})
 
-    foothold = next((f for f in _FOOTHOLD if taken(*f)), None)
-    if foothold is None:
-        return None
-    lead, at, head, masked = foothold
+    lead = at.arguments["q"].shape[:-2]
+    lead = next((some for some in _LEADS if takes(some, lengths, head, masked)), lead)
+    widths, counts = ({n for x in letters for n in asked.more.get(x, ())} for letters in (("D", "Dv"), ("N", "M")))
+    counts = {n for n in counts if n <= _LONGEST}
+    heads = dict.fromkeys((*HEADS, *((n, n) for n in sorted(widths)), head))
+    rows = dict.fromkeys((*LENGTHS, *((m, n) for n in sorted(counts) for m in (n, 1)), lengths))
     return Limits(
-        heads=tuple(h for h in HEADS if taken(lead, at, h, masked)),
-        lengths=tuple(x for x in LENGTHS if taken(lead, x, head, masked)),
+        heads=tuple(h for h in heads if takes(lead, lengths, h, masked)),
+        lengths=tuple(x for x in rows if takes(lead, x, head, masked)),
         lead=lead,
-        masks=tuple(m for m in (False, True) if taken(lead, at, head, m)),
+        masks=tuple(m for m in (False, True) if takes(lead, lengths, head, m)),
     )
 
 
@@ -93,19 +97,3 @@ def _rising(q, k, level):
     q[..., 0] = np.sqrt(q.shape[-1])  # the default scale leaves k's first feature as the score
     k[..., 0] = level * (1 + np.arange(k.shape[-2]) / k.shape[-2])
     return {"q": q, "k": k}
-
-
-def _takes(call, dtype, lead, lengths, head, masked) -> bool:
-    (n, m), (d, dv) = lengths, head
-    q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
-    return takes(call, {"q": q, "k": k, "v": v, **({"mask": causal()} if masked else {})})
-
-
-def takes(call: Callable, arguments: dict) -> bool:
-    """Whether a kernel takes a call."""
-    try:
-        with np.errstate(all="ignore"):
-            call(**arguments)
-    except Exception:  # a refusal of any kind is a limit; whether it is also a fault is for `check` to say
-        return False
-    return True

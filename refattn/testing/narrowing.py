@@ -199,10 +199,7 @@ def as_gradient(judged) -> dict | None:
 def _as(judged, other):
     if not equal(judged.function, other):
         return None
-    try:
-        found = call_as(judged.function, other, judged.args, judged.kwargs)
-    except NotApplicable:
-        return None
+    found = call_as(judged.function, other, judged.args, judged.kwargs)
     return None if found is None else found.arguments
 
 

@@ -65,6 +65,8 @@ class Result:
         Why it is allowed, what is not supported, or why it could not be judged.
     raised : str
         The exception with which the input was refused, rightly or wrongly.
+    refused : bool
+        Whether there was no answer: it was not supported, or ended in an exception, a crash or silence.
     lacks : tuple of str
         The results that were not returned and so not judged, of a case that holds otherwise.
     comparisons : tuple of Comparison
@@ -79,6 +81,7 @@ class Result:
     message: str = ""
     reason: str = ""
     raised: str = ""
+    refused: bool = False
     lacks: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     stages: tuple[Stage, ...] = ()

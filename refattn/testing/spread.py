@@ -37,7 +37,7 @@ def says_nothing(function, result, profile, want, limit, args, kwargs) -> bool:
 def _deviation(function, args, kwargs):
     """The standard deviation of the values in each column, for every query head."""
     found = call_as(function, "attention", args, kwargs)
-    v = np.asarray(found.arguments["v"] if found else 0.0, dtype=np.float64)
+    v = np.zeros((0, 1)) if found is None else np.asarray(found.arguments["v"], dtype=np.float64)
     if not v.shape[-2]:
         return 0.0
     with np.errstate(invalid="ignore"):

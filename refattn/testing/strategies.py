@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from refattn import masks
 from refattn.masks import Mask
-from refattn.testing.checking import cast
 from refattn.testing.inputs import Draw, Shrinking
+from refattn.testing.layouts import cast
 from refattn.testing.rounding import round_to
 from refattn.testing.subject import name_of, subject
 

@@ -17,9 +17,9 @@ from refattn.cache import HeldLatents
 from refattn.testing import adapters, check
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.bounds import bound
-from refattn.testing.checking import cast
 from refattn.testing.distances import distance
 from refattn.testing.inputs import Draw, Seeded, cases
+from refattn.testing.layouts import cast
 from refattn.testing.mechanisms.latent.mla.inputs import held, layer
 from refattn.testing.profiles import profile
 from refattn.testing.replay import find, snippet

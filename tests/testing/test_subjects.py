@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 
 from refattn.testing import inputs, layouts, vectors
 from refattn.testing.bounds import bound
-from refattn.testing.checking import cast
 from refattn.testing.distances import distance
+from refattn.testing.layouts import cast
 from refattn.testing.nested import arrays, leaves, mapped
 from refattn.testing.profiles import profile
 from refattn.testing.registry import VARIANTS

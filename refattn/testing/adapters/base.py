@@ -65,10 +65,17 @@ class Adapter:
     name, version : str
     functions : dict
         Reference function ('attention', 'positions.rotate') -> callable with its signature, NumPy in and out.
+    limits : str or dict, or a method that takes a function and gives a str
+        What it takes, stated: 'D in 64, 128; N == M' (`refattn.testing.stated`), for all functions or by function. It is
+        believed: the implementation is asked for nothing beyond. Where nothing is stated, limits are found by asking.
+    asked : bool
+        Whether it is: what takes long to answer should state its limits.
     """
 
     name = "?"
     version = "?"
+    limits: str | dict[str, str] | Callable[[str], str] = ""
+    asked = True
 
     def __init__(self):
         self.functions: dict[str, Callable] = {}

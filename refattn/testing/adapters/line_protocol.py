@@ -48,6 +48,8 @@ class LineAdapter(Adapter):
         The command cannot be run, or does not introduce itself as the protocol asks.
     """
 
+    asked = False  # each call writes files, and a crash starts the program again
+
     def __init__(self, command, precision=None, timeout=TIMEOUT):
         super().__init__()
         chosen = None if precision is None else profile(precision)

@@ -1,0 +1,150 @@
+"""Cases at the sizes that an implementation takes, where it refuses some of those that it is asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from refattn.testing import consistency, limits
+from refattn.testing.adapters import Adapter, Unsupported
+from refattn.testing.adapters.guard import guarded
+from refattn.testing.fitted import fitted
+from refattn.testing.foothold import Asked, survey
+from refattn.testing.layouts import cast
+from refattn.testing.nested import mapped
+from refattn.testing.outcome import CheckCase
+from refattn.testing.rounding import round_to
+from refattn.testing.stated import Stated, foreign, parse, statements
+
+
+class Inside(NamedTuple):
+    """What an implementation takes, in words, by function; and the cases that were made there."""
+
+    limits: dict[str, str]
+    cases: list[CheckCase]
+
+
+def call_of(adapter: Adapter, function: str, dtype: str) -> Callable:
+    """An implementation of a function, which is not called beyond the limits that are stated for it."""
+    call, stated = guarded(adapter.call(function, dtype)), stated_of(adapter, function)
+    if stated is None:
+        return call
+
+    def limited(**arguments):
+        if beyond := stated.beyond(arguments):
+            raise Unsupported(f"beyond its stated limits: {beyond}")
+        return call(**arguments)
+
+    return limited
+
+
+def stating(adapter: Adapter, text: str) -> Adapter:
+    """An adapter that states these limits, and no others; ValueError where they are no limits of its functions."""
+    found = copy.copy(adapter)
+    found.limits = text
+    statements(text)
+    for function in adapter.functions:
+        stated_of(found, function)
+    return found
+
+
+def stated_of(adapter: Adapter, function: str) -> Stated | None:
+    """The limits that an adapter states for a function; None where it states none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are no statements, or are about something that the function has not.
+    """
+    given = adapter.limits
+    if callable(given):
+        given = {function: given(function)}
+    if isinstance(given, dict):
+        if unknown := sorted(set(given) - set(adapter.functions)):
+            raise ValueError(f"limits has {unknown[0]!r}; it must be one of {', '.join(adapter.functions)}")
+        text = given.get(function)
+        return parse(text, function) if text else None
+    if not given:
+        return None
+    # one text for all functions: each statement is about those that have what it names
+    why = {s.text: [foreign(s, each) for each in adapter.functions] for s in statements(given)}
+    if wrong := next((said for said in why.values() if all(said)), None):
+        raise ValueError(wrong[0])
+    kept = tuple(s for s in statements(given) if not foreign(s, function))
+    return Stated(function, kept) if kept else None
+
+
+def takes(call: Callable, case: CheckCase) -> bool:
+    """Whether an implementation takes a case, or what is left of it without a result that it does not return."""
+    try:
+        with np.errstate(all="ignore"):
+            call(**cast(case.arguments, case.dtype))
+    except Unsupported:
+        less = without_lse(case)
+        return less is not None and takes(call, less)
+    except Exception:  # whether it is a fault, too, is for `check` to say
+        return False
+    return True
+
+
+def without_lse(case: CheckCase) -> CheckCase | None:
+    """A case that does not ask for the log-sum-exp; None where nothing would be left of it."""
+    clauses = tuple(clause for clause in case.clauses if clause != "ATTN-LSE")
+    if not case.arguments.get("return_lse") or not clauses:
+        return None
+    rest = {name: value for name, value in case.arguments.items() if name != "return_lse"}
+    return replace(case, clauses=clauses, arguments=rest)
+
+
+def inside(
+    adapter: Adapter, function: str, dtype: str, cases: list[CheckCase], seed: int, known: Mapping[str, bool]
+) -> Inside:
+    """Cases of one function and dtype where an implementation has limits; none where it has none.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    function, dtype : str
+    cases : list of CheckCase
+        Those that there are whatever an implementation takes.
+    seed : int
+    known : dict
+        Whether a case was taken, by id, of those that were run; the implementation is not asked again for these.
+    """
+    found = Inside({}, [])
+    call, stated = call_of(adapter, function, dtype), stated_of(adapter, function)
+    if stated is None and not adapter.asked:
+        return found
+    plain = [c for c in cases if (c.function, c.dtype) == (function, dtype) and not c.refuses and not c.relation]
+    refused = [c for c in plain if not (known[c.id] if c.id in known else takes(call, c))]
+    if not refused:
+        return found
+    asked = Asked(
+        lambda **arguments: call(**cast(arguments, dtype)),
+        None if stated is None else lambda arguments: not stated.beyond(arguments),
+        None if stated is None else stated.sizes,
+    )
+    at = survey(asked, function, [c.arguments for c in refused])
+    if at is None:
+        return found
+    named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
+    for name, clauses, arguments in fitted(asked, function, at, named, seed):
+        found.cases.append(CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments))
+    if function == "attention":
+        found.cases.extend(_drawn(function, dtype, limits.pairs(asked, at), seed))
+    if found.cases:
+        found.limits[function] = f"{at} (asked in {asked.calls} calls)" if stated is None else f"{stated} (stated)"
+    return found
+
+
+def _drawn(function, dtype, taken, seed) -> Iterator[CheckCase]:
+    for name, arguments in limits.drawn(taken, seed):
+        held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
+        yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
+        if "mask" in held and 1 < held["q"].shape[-2] <= held["k"].shape[-2] and "level" not in name:
+            of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
+            yield consistency.related("future", of_future, function, dtype, held)
