@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from refattn.attention import _mix
+from refattn.attention import mixed
 from refattn.masks import Mask
 from refattn.testing.mechanisms.attention.variants import STEPS, evaluate, recorded
 from refattn.testing.variants import VARIANTS, NotApplicable, variants
@@ -123,7 +123,7 @@ def _propagating(v):
     def finish(out, lse, weights, scores):
         if np.isfinite(v).all():
             return out, lse
-        return _mix(np, weights, ~np.isneginf(scores) & (weights != 0), v), lse
+        return mixed(np, weights, ~np.isneginf(scores) & (weights != 0), v), lse
 
     return finish
 
