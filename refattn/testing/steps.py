@@ -48,8 +48,11 @@ def with_steps(function: Callable, **steps: Callable) -> Callable:
     if not steps:
         return function
     home = vars(sys.modules[function.__module__])
-    names = {**home, **{name: step for name, step in steps.items() if not isinstance(step, Then)}}
+    others = {name: step for name, step in steps.items() if not isinstance(step, Then)}
+    names = home | others
     for name, inner, wrapped in _between(function, frozenset(steps)):
+        if name in others:  # what it would have called is nobody's business
+            continue
         copy = FunctionType(inner.__code__, names, name, inner.__defaults__, inner.__closure__)
         copy.__kwdefaults__ = inner.__kwdefaults__
         names[name] = backend.ieee(copy) if wrapped else copy
@@ -66,7 +69,7 @@ class Then:
     change: Callable
 
     def after(self, step: Callable) -> Callable:
-        return lambda *args: self.change(step(*args))
+        return lambda *args, **options: self.change(step(*args, **options))
 
 
 def together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
