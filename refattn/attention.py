@@ -134,7 +134,7 @@ def attention(
     """
     return_lse = backend.flag("return_lse", return_lse)
     stages = _attend(q, k, v, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions)
-    return (stages["out"], stages["lse"]) if return_lse else stages["out"]
+    return (stages.out, stages.lse) if return_lse else stages.out
 
 
 def attention_weights(
@@ -174,10 +174,10 @@ def attention_weights(
     array([[0.5, 0.5, 0. ],
            [0. , 0. , 0. ]])
     """
-    found = _attend(
+    stages = _attend(
         q, k, None, mask, bias, scale, softcap, sinks, dropout, q_positions, k_positions, optional="v bias sinks"
     )
-    return found["dropout"]
+    return stages.dropout
 
 
 def attention_stages(q, k, v, mask=None, **options):
@@ -203,9 +203,7 @@ def attention_stages(q, k, v, mask=None, **options):
     array([[4., 0.],
            [0., 4.]])
     """
-    record: dict[str, Any] = {}
-    _attend(q, k, v, mask, record=record, **options)
-    return AttentionStages(**record)
+    return _attend(q, k, v, mask, **options)
 
 
 _BYTES_A_SCORE = 16  # of stages in float32, of which four are there at a time
@@ -224,9 +222,8 @@ def _attend(
     dropout=None,
     q_positions=None,
     k_positions=None,
-    record=None,
     optional="bias sinks",
-):
+) -> AttentionStages:
     keep, rate = checked_dropout(dropout)
     xp, q, k, v, bias, sinks = backend.floating(q=q, k=k, v=v, bias=bias, sinks=sinks, optional=optional)
     n, m, lead = check_shapes(q, k, v, bias, sinks)
@@ -236,41 +233,63 @@ def _attend(
         backend.broadcast("leading axes", mask=allowed.shape[:-2], q_k_v=lead)
     backend.boolean(xp, **{"dropout keep": keep})
     scale, cap = checked_scale(scale, q.shape[-1]), checked_softcap(softcap)
-    record = {} if record is None else record
 
-    s = record["scores"] = scaled_product(xp, scale, q, xp.matrix_transpose(k))  # (..., N, M)
-    if cap:
-        s = cap * xp.tanh(s / cap)  # before bias and mask: a capped -inf would be -c and let the key in [ATTN-ORDER]
-    record["softcap"] = s
-    if bias is not None:
-        s = xp.where(bias == -math.inf, -math.inf, s + bias)  # not s + bias: inf - inf would be NaN [ATTN-BIAS]
-    record["bias"] = s
-    if allowed is not None:
-        s = xp.where(allowed, s, -math.inf)  # selected, not added: NaN in an excluded key stays out [ATTN-ABSENT]
-    record["mask"] = s
+    s = scored(xp, q, k, scale)  # (..., N, M)
+    c = capped(xp, s, cap) if cap else s  # before bias and mask: a capped -inf would be -c [ATTN-ORDER]
+    b = c if bias is None else biased(xp, c, bias)
+    x = b if allowed is None else masked(xp, b, allowed)
+    w, lse = weighted(xp, x, sinks)  # (..., N, M), (..., N)
+    p = w if keep is None else dropped(xp, w, keep, rate)
+    out = None if v is None else mixed(xp, p, present(xp, x, keep), v)  # (..., N, Dv)
 
+    if out is not None and lse.shape != out.shape[:-1]:  # only v, the sinks or dropout have some leading axis
+        lse = xp.asarray(xp.broadcast_to(lse, out.shape[:-1]), copy=True)
+    return AttentionStages(s, c, b, x, w, p, out, lse)
+
+
+# --- the steps ------------------------------------------------------------------------------------------------------
+
+
+def scored(xp, q, k, scale):
+    return scaled_product(xp, scale, q, xp.matrix_transpose(k))
+
+
+def capped(xp, s, cap):
+    return cap * xp.tanh(s / cap)
+
+
+def biased(xp, s, bias):
+    return xp.where(bias == -math.inf, -math.inf, s + bias)  # not s + bias: inf - inf would be NaN [ATTN-BIAS]
+
+
+def masked(xp, s, allowed):
+    return xp.where(allowed, s, -math.inf)  # selected, not added: NaN in an excluded key stays out [ATTN-ABSENT]
+
+
+def weighted(xp, s, sinks):
+    """The softmax, with the sink in its denominator, and the log-sum-exp, without it."""
     w, total, peak = shifted_exp(xp, s, axis=-1)
-    lse = level(xp, total, peak)[..., 0]  # (..., N)
     w = w / divisor(xp, total)  # an empty row stays zero [ATTN-EMPTY]
-    if sinks is not None:
-        left, _ = sink_shares(xp, peak, total, sinks[..., None, None])
-        w = w * left
-    record["weights"] = w
-    present = s != -math.inf
-    if keep is not None:
-        backend.broadcast("shapes of weights and dropout", weights=w.shape, keep=keep.shape)
-        present = present & keep
-        w = xp.where(keep, w / (1.0 - rate), 0.0)
-    record["dropout"] = w
-    if v is not None:
-        record["out"] = out = _mix(xp, w, present, v)  # (..., N, Dv)
-        if lse.shape != out.shape[:-1]:  # only v, the sinks or dropout have some leading axis: lse repeats along it
-            lse = xp.asarray(xp.broadcast_to(lse, out.shape[:-1]), copy=True)
-    record["lse"] = lse
-    return record
+    return w if sinks is None else sunk(xp, w, total, peak, sinks), level(xp, total, peak)[..., 0]
 
 
-def _mix(xp, weights, present, v):
+def sunk(xp, w, total, peak, sinks):
+    left, _ = sink_shares(xp, peak, total, sinks[..., None, None])
+    return w * left
+
+
+def dropped(xp, w, keep, rate):
+    backend.broadcast("shapes of weights and dropout", weights=w.shape, keep=keep.shape)
+    return xp.where(keep, w / (1.0 - rate), 0.0)
+
+
+def present(xp, s, keep):
+    """Where a weight multiplies a value."""
+    seen = s != -math.inf
+    return seen if keep is None else seen & keep
+
+
+def mixed(xp, weights, present, v):
     """weights @ v, in which a weight that is absent multiplies nothing, NaN and infinity included."""
     finite = xp.isfinite(v)
     if bool(xp.all(finite)):

@@ -4,7 +4,14 @@ import math
 from typing import Any, NamedTuple
 
 from refattn import backend
-from refattn.attention import attention_stages, checked_dropout, checked_scale, checked_softcap, scaled_product
+from refattn.attention import (
+    attention_stages,
+    checked_dropout,
+    checked_scale,
+    checked_softcap,
+    dropped,
+    scaled_product,
+)
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
 from refattn.softmax import divisor, shifted_exp, sink_shares
@@ -120,41 +127,79 @@ def attention_vjp(
     checked_cotangent("d_out", d_out, "out", stages.out.shape)
     checked_cotangent("d_lse", d_lse, "lse", stages.lse.shape)
 
-    present = stages.mask != -math.inf  # (..., N, M)
-    counted = present if keep is None else present & keep
-    d_weights = xp.where(counted, xp.matmul(d_out, xp.matrix_transpose(v)) / (1.0 - rate), 0.0)
-    delta = xp.sum(stages.weights * d_weights, axis=-1, keepdims=True)  # (..., N, 1)
-    d_s = xp.where(present, stages.weights * (d_weights - delta), 0.0)
-    weights, d_sinks = stages.weights, None
-    if sinks is not None:
-        plain, total, peak = shifted_exp(xp, stages.mask, axis=-1)
-        weights = plain / divisor(xp, total)  # lse excludes the sink [GRAD-LSE]
-        _, taken = sink_shares(xp, peak, total, sinks[..., None, None])  # (..., N, 1): the weight of the sink
-        d_sinks = xp.sum(xp.where(total == 0, 0.0, -delta * taken), axis=(-2, -1))  # [GRAD-EMPTY]
-        d_sinks = summed_to(xp, d_sinks, sinks.shape)
-    if d_lse is not None:
-        d_s = d_s + xp.where(present, weights * d_lse[..., None], 0.0)
+    p, present = stages.weights, stages.mask != -math.inf  # (..., N, M)
+    d_p = selected(xp, present, to_weights(xp, d_out, v, keep, rate))
+    delta = row_sums(xp, p, d_p)  # (..., N, 1)
+    d_s = selected(xp, present, p * (d_p - delta))
+    w, taken = (p, None) if sinks is None else without_sink(xp, stages.mask, sinks)  # lse excludes the sink [GRAD-LSE]
+    d_s = d_s if d_lse is None else d_s + selected(xp, present, w * d_lse[..., None])
     d_s = summed_to(xp, d_s, stages.mask.shape)  # v, sinks and dropout may have leading axes that scores have not
-    d_scores = d_s
-    if cap:
-        d_scores = xp.where(present, d_s * tanh_slope(xp, stages.scores / cap), 0.0)
+    d_u = selected(xp, present, through_cap(xp, d_s, stages, cap)) if cap else d_s
+    d_u_k = product_of_present(xp, d_u, present, k)  # (..., N, D)
 
-    transposed = xp.matrix_transpose
-
-    def of_present(weights, x):
-        return product_of_present(xp, weights, present, x)
-
-    def of_present_queries(weights, x):
-        return product_of_present(xp, weights, transposed(present), x)
-
-    along_k = of_present(d_scores, k)  # (..., N, D)
-    dropped = xp.where(counted, stages.dropout, 0.0)  # a row that is NaN is so for excluded keys, too [GRAD-ABSENT]
-    seen = xp.any(present, axis=-1, keepdims=True)
     return AttentionGradients(
-        q=summed_to(xp, scaled_product(xp, scale, d_scores, k, of_present, along_k), q.shape),
-        k=summed_to(xp, scaled_product(xp, scale, transposed(d_scores), q, of_present_queries), k.shape),
-        v=summed_to(xp, product_of_present(xp, transposed(dropped), transposed(counted), d_out), v.shape),
-        bias=None if bias is None else summed_to(xp, d_s, bias.shape),
-        sinks=d_sinks,
-        scale=summed_to(xp, xp.where(seen, q * along_k, 0.0), ()),
+        q=summed_to(xp, to_queries(xp, scale, d_u, k, present, d_u_k), q.shape),
+        k=summed_to(xp, to_keys(xp, scale, d_u, q, present), k.shape),
+        v=summed_to(xp, to_values(xp, p, d_out, present, keep, rate), v.shape),
+        bias=None if bias is None else to_bias(xp, d_s, bias),
+        sinks=None if sinks is None else to_sinks(xp, delta, taken, present, sinks),
+        scale=summed_to(xp, to_scale(xp, q, d_u_k, present), ()),
     )
+
+
+# --- the steps ------------------------------------------------------------------------------------------------------
+
+
+def selected(xp, present, x):
+    return xp.where(present, x, 0.0)
+
+
+def to_weights(xp, d_out, v, keep, rate):
+    d_p = xp.matmul(d_out, xp.matrix_transpose(v)) / (1.0 - rate)
+    return d_p if keep is None else xp.where(keep, d_p, 0.0)
+
+
+def row_sums(xp, p, d_p):
+    return xp.sum(p * d_p, axis=-1, keepdims=True)
+
+
+def without_sink(xp, s, sinks):
+    """The weights as they are without the sink, and the weight of the sink, (..., N, 1)."""
+    w, total, peak = shifted_exp(xp, s, axis=-1)
+    return w / divisor(xp, total), sink_shares(xp, peak, total, sinks[..., None, None])[1]
+
+
+def through_cap(xp, d_s, stages, cap):
+    return d_s * tanh_slope(xp, stages.scores / cap)
+
+
+def to_queries(xp, scale, d_u, k, present, d_u_k):
+    return _scaled_product_of_present(xp, scale, d_u, present, k, d_u_k)
+
+
+def to_keys(xp, scale, d_u, q, present):
+    return _scaled_product_of_present(xp, scale, xp.matrix_transpose(d_u), xp.matrix_transpose(present), q)
+
+
+def to_values(xp, p, d_out, present, keep, rate):
+    p = selected(xp, present, p)  # a row that is NaN is so for excluded keys, too [GRAD-ABSENT]
+    if keep is not None:
+        p, present = dropped(xp, p, keep, rate), present & keep
+    return product_of_present(xp, xp.matrix_transpose(p), xp.matrix_transpose(present), d_out)
+
+
+def to_bias(xp, d_s, bias):
+    return summed_to(xp, d_s, bias.shape)
+
+
+def to_sinks(xp, delta, taken, present, sinks):
+    seen = xp.any(present, axis=-1, keepdims=True)  # a query without keys gives nothing [GRAD-EMPTY]
+    return summed_to(xp, xp.sum(xp.where(seen, -delta * taken, 0.0), axis=(-2, -1)), sinks.shape)
+
+
+def to_scale(xp, q, d_u_k, present):
+    return xp.where(xp.any(present, axis=-1, keepdims=True), q * d_u_k, 0.0)
+
+
+def _scaled_product_of_present(xp, scale, weights, present, x, unscaled=None):
+    return scaled_product(xp, scale, weights, x, lambda a, b: product_of_present(xp, a, present, b), unscaled)

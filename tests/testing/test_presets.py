@@ -115,7 +115,7 @@ def test_all_variants_of_a_preset_combine(name):
 def test_variants_that_replace_one_step_are_refused(monkeypatch):
     monkeypatch.setitem(composed._calls(), "always/plain", refattn.attention)
     arguments = {"q": np.ones((2, 4)), "k": np.ones((3, 4)), "v": np.ones((3, 4)), "mask": np.eye(2, 3, dtype=bool)}
-    with pytest.raises(Uncombinable, match="empty_row/mean and mask/multiplies both change 'apply_mask'"):
+    with pytest.raises(Uncombinable, match="empty_row/mean and mask/multiplies both change 'masked'"):
         attend(("empty_row/mean", "mask/multiplies"), **arguments)
     with pytest.raises(Uncombinable, match="does more"):
         attend(("always/plain",), **arguments)

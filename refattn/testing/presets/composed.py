@@ -11,9 +11,10 @@ from functools import cache
 
 import numpy as np
 
-from refattn.attention import _mix
+from refattn.attention import mixed
 from refattn.masks import Mask
 from refattn.testing.mechanisms.attention.variants import STEPS, evaluate, recorded
+from refattn.testing.steps import together
 from refattn.testing.variants import VARIANTS, NotApplicable, variants
 
 # Pairs that replace one step, and the variant that is both.
@@ -53,16 +54,17 @@ def attend(names, q, k, v, mask=None, *, return_lse=False, **options):
             args, options = recorded(_only_evaluating(name), *args, **options)
         except NotApplicable:
             continue
-        for step in sorted(STEPS & options.keys()):
-            change = options.pop(step)
-            if step in ("finish", "scored") and step in steps:
-                change = _after(steps[step], change)
-            elif step in steps and step != "weigh":  # there is one other way to weigh: 0 times NaN
-                raise Uncombinable(f"{owner[step]} and {name} both change {step!r}")
-            steps[step], owner[step] = change, name
-    if "weigh" not in steps:
-        steps["finish"] = _after(_propagating(args[2]), steps.get("finish"))
-    return evaluate(*args, **options, **steps)
+        more = {step: options.pop(step) for step in sorted(STEPS & options.keys())}
+        if "mixed" in steps:  # there is one other way to mix: 0 times NaN
+            more.pop("mixed", None)
+        if "finish" in steps and "finish" in more:
+            more["finish"] = _after(steps.pop("finish"), more["finish"])
+        try:
+            steps = together(steps, more)
+        except ValueError as step:
+            raise Uncombinable(f"{owner[str(step)]} and {name} both change {str(step)!r}") from None
+        owner |= dict.fromkeys(more, name)
+    return evaluate(*args, **options, **({"mixed": mixed} | steps))
 
 
 def _merged(names):
@@ -117,25 +119,6 @@ def _repeated(q, k, v, tiled):
     return repeated(k), repeated(v)
 
 
-def _propagating(v):
-    """The reference's mix, in which NaN and infinity count where a key is present: the evaluation's own drops them."""
-
-    def finish(out, lse, weights, scores):
-        if np.isfinite(v).all():
-            return out, lse
-        return _mix(np, weights, ~np.isneginf(scores) & (weights != 0), v), lse
-
-    return finish
-
-
 def _after(first, second):
-    if second is None:
-        return first
-
-    def both(*state):
-        done = first(*state)
-        if not isinstance(done, tuple):  # a change of scores
-            return second(done)
-        return second(*done, *state[2:])
-
-    return both
+    """Two changes of what is returned, one after the other."""
+    return lambda out, lse, *stages: second(*first(out, lse, *stages), *stages)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from refattn import masks
-from refattn.testing.mechanisms.attention.variants import evaluate
+from refattn.testing.mechanisms.attention.variants import evaluate, exponentials
 from refattn.testing.mechanisms.masks.variants import evaluated, holds, replaced
 from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.steps import Then
 
 
 def _needs(*conditions):
@@ -199,7 +200,7 @@ def padding_on_queries(q, k, v, mask=None, **options):
     """Padding hides queries instead of keys: its axes are exchanged, and -1e4 makes the mean of a row that is hidden."""
     _needs(isinstance(mask, masks.Mask) and mask.name == "padding", q.shape[-2] == k.shape[-2])
     allowed = np.swapaxes(_as_array(q, k, mask, options), -1, -2)
-    return evaluate(q, k, v, None, scored=lambda s: np.where(allowed, s, -1e4), **options)
+    return evaluate(q, k, v, None, scored=Then(lambda s: np.where(allowed, s, -1e4)), **options)
 
 
 @variant("mask/after_softmax", "ATTN-MASK", "attention", seen=["lucidrains/memory-compressed-attention#2"])
@@ -208,9 +209,8 @@ def mask_after_softmax(q, k, v, mask=None, **options):
     _needs(mask is not None, options.get("sinks") is None)
     given = {name: options.pop(name, None) for name in ("q_positions", "k_positions")}
     allowed = masks.visible(mask, q.shape[-2], k.shape[-2], like=q, **given)
-    drop = lambda w, keep, rate: np.where(keep, w / (1.0 - rate), 0.0)
-    keep, rate = options.pop("dropout", None) or (True, 0.0)
-    return evaluate(q, k, v, None, dropout=(allowed & np.asarray(keep), rate), drop=drop, **options)
+    late = Then(lambda found: (np.where(allowed, found[0], 0.0), found[1]))
+    return evaluate(q, k, v, None, weighted=late, **options)
 
 
 @variant("mask/infinity_times_zero", "ATTN-MASK", "attention", seen=["onnx/onnx#8068"])
@@ -218,10 +218,11 @@ def mask_infinity_times_zero(q, k, v, mask=None, **options):
     """The mask becomes a bias as (1 - mask) times -infinity: NaN where it allows."""
     _needs(mask is not None)
 
-    def broken(s, allowed):
+    def broken(xp, s, allowed):
         return np.where(np.broadcast_to(allowed, np.broadcast_shapes(np.shape(allowed), s.shape)), np.nan, -np.inf)
 
-    return evaluate(q, k, v, mask, apply_mask=broken, peak=lambda m: np.where(np.isnan(m), 0.0, m), **options)
+    of_numbers = exponentials(peak=lambda m: np.where(np.isnan(m), 0.0, m))
+    return evaluate(q, k, v, mask, masked=broken, shifted_exp=of_numbers, **options)
 
 
 @variant("fill/two_lowest", "ATTN-EMPTY", "attention", seen=["huggingface/transformers#26137"])
@@ -233,14 +234,14 @@ def fill_two_lowest(q, k, v, mask=None, **options):
     a, b = (masks.visible(part, q.shape[-2], k.shape[-2], like=q, **given) for part in mask.parts)
     lowest = np.where(a, 0.0, -1e30) + np.where(b, 0.0, -1e30)
 
-    def add(s, allowed):
+    def add(xp, s, allowed):
         return np.where(lowest == -2e30, -np.inf, np.where(lowest < 0, -1e30, s))
 
     def divide(out, lse, weights, s):
         nothing = np.isneginf(s).all(axis=-1)
         return np.where(nothing[..., None], np.nan, out), np.where(nothing, np.nan, lse)
 
-    return evaluate(q, k, v, a & b, apply_mask=add, finish=divide, **options)
+    return evaluate(q, k, v, a & b, masked=add, finish=divide, **options)
 
 
 @variant(
@@ -249,7 +250,7 @@ def fill_two_lowest(q, k, v, mask=None, **options):
 def fill_lowest_added(q, k, v, mask=None, **options):
     """The lowest finite number is added to excluded scores: NaN there leaks, a row without any key is the mean."""
     _needs(mask is not None)
-    return evaluate(q, k, v, mask, apply_mask=lambda s, allowed: s + np.where(allowed, 0.0, -1e30), **options)
+    return evaluate(q, k, v, mask, masked=lambda xp, s, allowed: s + np.where(allowed, 0.0, -1e30), **options)
 
 
 @variant("bias/batch_on_heads", "ATTN-BROADCAST", "attention", seen=["ml-explore/mlx-lm#1903"])
@@ -283,8 +284,8 @@ def bias_transposed(q, k, v, mask=None, *, bias=None, **options):
 def _biased(change):
     def call(q, k, v, mask=None, *, bias=None, **options):
         _needs(bias is not None)
-        added = lambda s, b, scale: np.where(np.isneginf(b), -np.inf, change(s, b))
-        return evaluate(q, k, v, mask, bias=bias, add_bias=added, **options)
+        added = lambda xp, s, b: np.where(np.isneginf(b), -np.inf, change(s, b))
+        return evaluate(q, k, v, mask, bias=bias, biased=added, **options)
 
     return call
 
@@ -318,7 +319,7 @@ def bias_lowest_overflows(q, k, v, mask=None, *, bias=None, **options):
     """Scores are multiplied by log2(e) in float32 before their maximum is taken: the lowest number overflows to NaN."""
     _needs(bias is not None)
 
-    def overflowing(s, b, scale):
+    def overflowing(xp, s, b):
         with np.errstate(over="ignore"):
             wide = np.isneginf(((s + b) * np.log2(np.e)).astype(np.float32))
         return np.where(wide, -np.inf, s + b)
@@ -326,4 +327,4 @@ def bias_lowest_overflows(q, k, v, mask=None, *, bias=None, **options):
     def divide(out, lse, weights, s):
         return np.where(np.isneginf(lse)[..., None], np.nan, out), np.where(np.isneginf(lse), np.nan, lse)
 
-    return evaluate(q, k, v, mask, bias=bias, add_bias=overflowing, finish=divide, **options)
+    return evaluate(q, k, v, mask, bias=bias, biased=overflowing, finish=divide, **options)

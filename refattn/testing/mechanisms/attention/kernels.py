@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from refattn import masks
-from refattn.testing.mechanisms.attention.variants import evaluate
+from refattn.testing.mechanisms.attention.variants import evaluate, exponentials
 from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.steps import Then
 
 
 def _needs(*conditions):
@@ -25,7 +26,7 @@ def _hidden(which):
     def call(q, k, v, mask=None, **options):
         hidden = which(k.shape[-2])
         _needs(hidden.any())
-        return evaluate(q, k, v, mask, scored=lambda s: np.where(hidden, -np.inf, s), **options)
+        return evaluate(q, k, v, mask, scored=Then(lambda s: np.where(hidden, -np.inf, s)), **options)
 
     return call
 
@@ -45,12 +46,12 @@ def keys_last_twice(q, k, v, mask=None, **options):
     _needs(k.shape[-2] > 1)
     bonus = np.where(np.arange(k.shape[-2]) == k.shape[-2] - 1, np.log(2.0), 0.0)
 
-    def counted(s, allowed):
+    def counted(xp, s, allowed):
         return np.where(allowed, s, -np.inf) + bonus
 
     everything = np.ones((q.shape[-2], k.shape[-2]), dtype=bool)
     allowed = _dense(mask, q, k, options.pop("q_positions", None), options.pop("k_positions", None))
-    return evaluate(q, k, v, everything if allowed is None else allowed, apply_mask=counted, **options)
+    return evaluate(q, k, v, everything if allowed is None else allowed, masked=counted, **options)
 
 
 @variant("keys/index_wraps_256", "ATTN-OUT", "attention", seen=["thu-ml/SageAttention#386 (at 2^31)"])
@@ -158,7 +159,7 @@ def softmax_not_divided(q, k, v, mask=None, **options):
 @variant("peak/minus_1e4", "ATTN-OUT", "attention", seen=["tracel-ai/burn#4697"])
 def peak_minus_1e4(*args, **kwargs):
     """The maximum is held at -1e4 or above: rows below it come out as zeros."""
-    return evaluate(*args, peak=lambda m: np.maximum(m, -1e4), **kwargs)
+    return evaluate(*args, shifted_exp=exponentials(peak=lambda m: np.maximum(m, -1e4)), **kwargs)
 
 
 @variant("peak/of_first_key", "ATTN-OUT", "attention")
@@ -177,7 +178,7 @@ def peak_of_first_key(q, k, v, mask=None, **options):
 @variant("scores/zero_excluded", "ATTN-ABSENT", "attention")
 def scores_zero_excluded(q, k, v, mask=None, **options):
     """A score of exactly 0 is taken for a masked one: the mask multiplied and the zeros were then filled."""
-    return evaluate(q, k, v, mask, scored=lambda s: np.where(s == 0, -np.inf, s), **options)
+    return evaluate(q, k, v, mask, scored=Then(lambda s: np.where(s == 0, -np.inf, s)), **options)
 
 
 # --- narrow formats -------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def scores_overflow_float16(q, k, v, mask=None, *, scale=None, **options):
         infinite = np.isposinf(s).any(axis=-1)
         return np.where(infinite[..., None], np.nan, out), np.where(infinite, np.nan, lse)
 
-    return evaluate(q, k, v, mask, scale=scale, scored=stored, finish=broken, **options)
+    return evaluate(q, k, v, mask, scale=scale, scored=Then(stored), finish=broken, **options)
 
 
 @variant("values/overflow_float16", "ATTN-OUT", "attention", seen=["ikawrakow/ik_llama.cpp#1196"])

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
-from refattn.testing.mechanisms.attention.variants import evaluate
+from refattn.softmax import level
+from refattn.testing.mechanisms.attention.variants import evaluate, exponentials
 from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.rounding import round_to
+from refattn.testing.steps import Then
 
 _LN2 = math.log(2.0)
 
@@ -75,7 +77,7 @@ def scale_on_weights(q, k, v, mask=None, *, scale=None, **options):
 @variant("exponent/log2e_twice", "ATTN-OUT", "attention")
 def exponent_log2e_twice(*args, **kwargs):
     """Scores are multiplied by log2(e), for powers of 2, and the powers are of e."""
-    return evaluate(*args, exponential=lambda x: np.exp(x / _LN2), **kwargs)
+    return evaluate(*args, shifted_exp=exponentials(lambda x: np.exp(x / _LN2)), **kwargs)
 
 
 # --- softcap --------------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def exponent_log2e_twice(*args, **kwargs):
 def _capped(cap):
     def call(q, k, v, mask=None, *, softcap=None, **options):
         _needs(softcap)
-        return evaluate(q, k, v, mask, softcap=softcap, cap=cap, **options)
+        return evaluate(q, k, v, mask, softcap=softcap, capped=cap, **options)
 
     return call
 
@@ -92,19 +94,19 @@ def _capped(cap):
 @variant("softcap/factor_missing", "ATTN-SOFTCAP", "attention")
 def softcap_factor_missing(*args, **kwargs):
     """tanh(s/c) instead of c·tanh(s/c)."""
-    return _capped(lambda s, c: np.tanh(s / c))(*args, **kwargs)
+    return _capped(lambda xp, s, c: np.tanh(s / c))(*args, **kwargs)
 
 
 @variant("softcap/not_divided", "ATTN-SOFTCAP", "attention")
 def softcap_not_divided(*args, **kwargs):
     """c·tanh(s) instead of c·tanh(s/c)."""
-    return _capped(lambda s, c: c * np.tanh(s))(*args, **kwargs)
+    return _capped(lambda xp, s, c: c * np.tanh(s))(*args, **kwargs)
 
 
 @variant("softcap/clips", "ATTN-SOFTCAP", "attention")
 def softcap_clips(*args, **kwargs):
     """Scores are cut off at ±c instead of bent towards it."""
-    return _capped(lambda s, c: np.clip(s, -c, c))(*args, **kwargs)
+    return _capped(lambda xp, s, c: np.clip(s, -c, c))(*args, **kwargs)
 
 
 @variant("softcap/scaled_twice", "ATTN-SOFTCAP", "attention", seen=["FlashInfer with ALiBi (as its source reads)"])
@@ -112,15 +114,15 @@ def softcap_scaled_twice(q, k, v, mask=None, *, softcap=None, scale=None, **opti
     """The scale is applied again inside the cap."""
     _needs(softcap)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    again = lambda s, c: c * np.tanh(scale * s / c)
-    return evaluate(q, k, v, mask, softcap=softcap, scale=scale, cap=again, **options)
+    again = lambda xp, s, c: c * np.tanh(scale * s / c)
+    return evaluate(q, k, v, mask, softcap=softcap, scale=scale, capped=again, **options)
 
 
 @variant("softcap/zero_flattens", "ATTN-SOFTCAP", "attention", seen=["Gemma 2 in transformers, eager"])
 def softcap_zero_flattens(q, k, v, mask=None, *, softcap=None, **options):
     """A cap of 0 is applied as it stands: 0·tanh(s/0) makes every score 0, and NaN of a score of 0."""
     _needs(softcap is not None and softcap == 0)
-    return evaluate(q, k, v, mask, scored=lambda s: 0.0 * np.tanh(s / 0.0), **options)
+    return evaluate(q, k, v, mask, scored=Then(lambda s: 0.0 * np.tanh(s / 0.0)), **options)
 
 
 # --- sinks ----------------------------------------------------------------------------------------------------------
@@ -198,8 +200,8 @@ def sink_capped(*args, **kwargs):
 def sink_value_of_first_key(q, k, v, mask=None, *, sinks=None, **options):
     """The sink's share goes to the first value instead of to nothing."""
     _needs(sinks is not None, k.shape[-2] > 0)
-    share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x[..., :1, :]
-    return evaluate(q, k, v, mask, sinks=sinks, weigh=share, **options)
+    share = lambda xp, w, present, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x[..., :1, :]
+    return evaluate(q, k, v, mask, sinks=sinks, mixed=share, **options)
 
 
 @variant("sink/not_in_maximum", "ATTN-SINK", "attention", seen=["Dao-AILab/flash-attention#2752"])
@@ -207,18 +209,17 @@ def sink_not_in_maximum(q, k, v, mask=None, *, sinks=None, **options):
     """The sink joins the sum and the log-sum-exp after the maximum of the scores was taken: exp(sink - max) overflows
     far above the scores, and the log-sum-exp of a row without keys is NaN."""
     _needs(sinks is not None)
-    found = {}
+    z = np.asarray(sinks)[..., None, None]
+    far = lambda peak: z - peak > 88.72  # where float32's exponential overflows
 
-    def peak(m):
-        found["peak"] = m
-        return m
+    def joined(xp, w, total, peak, _):
+        return np.where((total > 0) & ~far(peak), w / (1.0 + np.exp(z - level(xp, total, peak))), 0.0)
 
-    def joined(w, lse, z):
-        far = z - found["peak"] > 88.72  # where float32's exponential overflows
-        included = np.where(np.isneginf(found["peak"]), np.nan, np.where(far, np.inf, np.logaddexp(lse, z)))
-        return np.where(far, 0.0, w / (1.0 + np.exp(z - lse))), included
+    def included(xp, total, peak):
+        lse = np.where(far(peak), np.inf, np.logaddexp(level(xp, total, peak), z))
+        return np.where(total == 0, np.nan, lse)
 
-    return evaluate(q, k, v, mask, sinks=sinks, peak=peak, sink=joined, **options)
+    return evaluate(q, k, v, mask, sinks=sinks, sunk=joined, level=included, **options)
 
 
 # --- dropout --------------------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ def sink_not_in_maximum(q, k, v, mask=None, *, sinks=None, **options):
 def _dropped(drop):
     def call(q, k, v, mask=None, *, dropout=None, **options):
         _needs(dropout is not None)
-        return evaluate(q, k, v, mask, dropout=dropout, drop=drop, **options)
+        return evaluate(q, k, v, mask, dropout=dropout, dropped=drop, **options)
 
     return call
 
@@ -235,19 +236,19 @@ def _dropped(drop):
 @variant("dropout/inverted", "ATTN-DROPOUT", "attention")
 def dropout_inverted(*args, **kwargs):
     """The weights that should be kept are dropped."""
-    return _dropped(lambda w, keep, rate: np.where(keep, 0.0, w / (1.0 - rate)))(*args, **kwargs)
+    return _dropped(lambda xp, w, keep, rate: np.where(keep, 0.0, w / (1.0 - rate)))(*args, **kwargs)
 
 
 @variant("dropout/times_kept_share", "ATTN-DROPOUT", "attention")
 def dropout_times_kept_share(*args, **kwargs):
     """Kept weights are multiplied by 1 - rate."""
-    return _dropped(lambda w, keep, rate: np.where(keep, w * (1.0 - rate), 0.0))(*args, **kwargs)
+    return _dropped(lambda xp, w, keep, rate: np.where(keep, w * (1.0 - rate), 0.0))(*args, **kwargs)
 
 
 @variant("dropout/times_rate", "ATTN-DROPOUT", "attention", seen=["NVIDIA/apex#816 (its backward)"])
 def dropout_times_rate(*args, **kwargs):
     """Kept weights are multiplied by the rate."""
-    return _dropped(lambda w, keep, rate: np.where(keep, w * rate, 0.0))(*args, **kwargs)
+    return _dropped(lambda xp, w, keep, rate: np.where(keep, w * rate, 0.0))(*args, **kwargs)
 
 
 @variant("dropout/on_scores", "ATTN-DROPOUT", "attention")
@@ -255,7 +256,7 @@ def dropout_on_scores(q, k, v, mask=None, *, dropout=None, **options):
     """Scores are dropped to 0, before the softmax."""
     _needs(dropout is not None)
     keep, rate = np.asarray(dropout[0]), dropout[1]
-    return evaluate(q, k, v, mask, scored=lambda s: np.where(keep, s / (1.0 - rate), 0.0), **options)
+    return evaluate(q, k, v, mask, scored=Then(lambda s: np.where(keep, s / (1.0 - rate), 0.0)), **options)
 
 
 @variant("dropout/before_sum", "ATTN-DROPOUT", "attention", seen=["aws-neuron/nki-samples#80"])

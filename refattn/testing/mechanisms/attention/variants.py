@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from refattn import masks
-from refattn.attention import attention_weights
+from refattn.attention import attention_stages, attention_weights, capped
 from refattn.testing.mechanisms.masks.variants import evaluated, replaced, shifted
 from refattn.testing.registry import NotApplicable, Variant, variant
+from refattn.testing.steps import Then, together, with_steps
 
 _LN2 = math.log(2.0)
 
@@ -25,7 +26,11 @@ _recording = ContextVar("recording", default=False)
 
 
 def evaluate(*args, **options):
-    """Attention in float64 with replaceable steps; without replacements it is the reference on finite values."""
+    """Attention as a variant has it: with other arguments, with steps of the reference replaced, by their names, or with
+    `finish`, which changes what is returned: it takes out, lse, the weights that mix the values and the masked scores.
+
+    Without replacements it is the reference on finite values.
+    """
     if _recording.get():
         raise Recorded(args, options)
     return _evaluate(*args, **options)
@@ -55,13 +60,12 @@ def combined(first, second):
 def after(first, second):
     """What a variant makes of what another was about to evaluate, as `recorded` gives it."""
     args, given = first
-    steps = {name: x for name, x in given.items() if name in STEPS}
-    args, options = recorded(second, *args, **{name: x for name, x in given.items() if name not in STEPS})
-    if steps.keys() & options.keys():
-        raise NotApplicable
+    steps, options = _apart(given)
+    args, given = recorded(second, *args, **options)
+    more, options = _apart(given)
     try:
-        return _evaluate(*args, **(steps | options))
-    except (ValueError, IndexError):  # one changed the shapes that the other relies on
+        return _evaluate(*args, **options, **together(steps, more))
+    except (ValueError, IndexError):  # both replace a step, or one changed the shapes that the other relies on
         raise NotApplicable from None
 
 
@@ -91,73 +95,49 @@ def of_mask(v: Variant) -> Variant:
     return replace(v, function="attention", call=call)
 
 
-def _evaluate(
-    q,
-    k,
-    v,
-    mask=None,
-    *,
-    bias=None,
-    scale=None,
-    softcap=None,
-    sinks=None,
-    dropout=None,
-    q_positions=None,
-    k_positions=None,
-    return_lse=False,
-    scored=lambda s: s,
-    cap=lambda s, c: c * np.tanh(s / c),
-    add_bias=lambda s, b, scale: np.where(np.isneginf(b), -np.inf, s + b),
-    apply_mask=lambda s, allowed: np.where(allowed, s, -np.inf),
-    cap_last=False,
-    cap_after_bias=False,
-    exponential=np.exp,
-    peak=lambda m: m,
-    finish=lambda out, lse, weights, s: (out, lse),
-    sink=lambda w, lse, z: (w * (1.0 / (1.0 + np.exp(z - lse))), lse),
-    drop=lambda w, keep, rate: np.where(keep, w / (1.0 - rate), 0.0),
-    weigh=None,
-):
+STEPS = frozenset(
+    ("scored", "capped", "biased", "masked", "weighted", "shifted_exp", "level", "sunk", "dropped", "mixed", "finish")
+)
+
+
+def _evaluate(*args, return_lse=False, finish=None, **options):
+    steps, options = _apart(options)
     with np.errstate(all="ignore"):
-        scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-        s = scored(scale * (q @ np.swapaxes(k, -1, -2)))
-        if softcap and not (cap_last or cap_after_bias):
-            s = cap(s, softcap)
-        if bias is not None:
-            s = add_bias(s, bias, scale)
-        if softcap and cap_after_bias:
-            s = cap(s, softcap)
-        try:
-            allowed = masks.visible(
-                mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions, like=q
-            )
-        except ValueError:  # a rule that is read otherwise needs data for positions that have none
-            raise NotApplicable from None
-        if allowed is not None:
-            s = apply_mask(s, allowed)
-        if softcap and cap_last:
-            s = cap(s, softcap)
-        m = peak(np.max(s, axis=-1, keepdims=True, initial=-np.inf))
-        m = np.where(np.isneginf(m), 0.0, m)
-        w = exponential(s - m)
-        total = w.sum(axis=-1, keepdims=True)
-        lse = (np.log(total) + m)[..., 0]
-        w = w / np.where(total == 0, 1.0, total)
-        if sinks is not None:
-            w, lse = sink(w, lse[..., None], np.asarray(sinks)[..., None, None])
-            lse = lse[..., 0]
-            w = np.where(np.isneginf(s), 0.0, w)
-        if dropout is not None:
-            w = drop(w, *dropout)
-        out = weigh(w, v) if weigh else w @ np.where(np.isfinite(v), v, 0.0)
-        out, lse = finish(out, lse, w, s)
+        steps = {"visible": _visible, "mixed": of_finite} | steps
+        stages = with_steps(attention_stages, **steps)(*args, **options)
+        out, lse = stages.out, stages.lse
+        if finish is not None:
+            out, lse = finish(out, lse, stages.dropout, stages.mask)
     return (out, lse) if return_lse else out
 
 
-STEPS = frozenset(
-    ("scored", "cap", "add_bias", "apply_mask", "cap_last", "cap_after_bias", "exponential", "peak", "finish", "sink",
-     "drop", "weigh")
-)  # fmt: skip
+def _apart(given):
+    """The steps, and the other options."""
+    return {name: x for name, x in given.items() if name in STEPS}, {n: x for n, x in given.items() if n not in STEPS}
+
+
+def _visible(*args, **positions):
+    try:
+        return masks.visible(*args, **positions)
+    except ValueError:  # a rule that is read otherwise needs data for positions that have none
+        raise NotApplicable from None
+
+
+def of_finite(xp, weights, present, v):
+    """The step `mixed` of a variant, if it says nothing else: infinities and NaN among the values count for nothing."""
+    return weights @ np.where(np.isfinite(v), v, 0.0)
+
+
+def exponentials(exponential=np.exp, peak=lambda m: m):
+    """The step `shifted_exp` with another exponential, or with another number in the place of the maximum."""
+
+    def shifted_exp(xp, s, axis):
+        m = peak(np.max(s, axis=axis, keepdims=True, initial=-np.inf))
+        m = np.where(np.isneginf(m), 0.0, m)
+        w = exponential(s - m)
+        return w, w.sum(axis=axis, keepdims=True), m
+
+    return shifted_exp
 
 
 def _needs(value, *others):
@@ -218,7 +198,7 @@ def scale_square_root_on_both(q, k, v, mask=None, *, scale=None, **options):
 @variant("exponent/base_2", "ATTN-OUT", "attention")
 def exponent_base_2(*args, **kwargs):
     """Powers of 2 without the factor log2(e)."""
-    return evaluate(*args, exponential=np.exp2, **kwargs)
+    return evaluate(*args, shifted_exp=exponentials(np.exp2), **kwargs)
 
 
 # --- visibility -----------------------------------------------------------------------------------------------------
@@ -348,7 +328,7 @@ def window_right_ignored(q, k, v, mask=None, **options):
 def mask_adds(q, k, v, mask=None, **options):
     """-infinity is added to excluded scores: NaN and +infinity in an excluded key leak into the row."""
     _needs(mask)
-    return evaluate(q, k, v, mask, apply_mask=lambda s, allowed: s + np.where(allowed, 0.0, -np.inf), **options)
+    return evaluate(q, k, v, mask, masked=lambda xp, s, allowed: s + np.where(allowed, 0.0, -np.inf), **options)
 
 
 @variant("mask/ignored", "ATTN-MASK", "attention", seen=["pytorch/pytorch#117939", "huggingface/transformers#36293"])
@@ -375,7 +355,7 @@ def mask_polarity(q, k, v, mask=None, **options):
 def mask_multiplies(q, k, v, mask=None, **options):
     """Scores are multiplied by the mask: an excluded key keeps score 0."""
     _needs(mask)
-    return evaluate(q, k, v, mask, apply_mask=lambda s, allowed: s * allowed, **options)
+    return evaluate(q, k, v, mask, masked=lambda xp, s, allowed: s * allowed, **options)
 
 
 @variant(
@@ -405,7 +385,7 @@ def values_multiplied_by_zero(q, k, v, mask=None, **options):
     """Excluded values are multiplied by weight 0: NaN and infinity in them become NaN in the output."""
     if mask is None or np.isfinite(v).all():
         raise NotApplicable
-    return evaluate(q, k, v, mask, weigh=lambda w, x: w @ x, **options)
+    return evaluate(q, k, v, mask, mixed=lambda xp, w, present, x: w @ x, **options)
 
 
 @variant("values/cleaned", "ATTN-OUT", "attention")
@@ -413,7 +393,7 @@ def values_cleaned(q, k, v, mask=None, **options):
     """Infinities and NaN are removed from all values, those that may be attended to included."""
     if np.isfinite(v).all():
         raise NotApplicable
-    return evaluate(q, k, v, mask, **options)
+    return evaluate(q, k, v, mask, mixed=of_finite, **options)
 
 
 @variant("keys/last_dropped", "ATTN-OUT", "attention")
@@ -422,7 +402,7 @@ def keys_last_dropped(q, k, v, mask=None, **options):
     if k.shape[-2] == 0:
         raise NotApplicable
     drop = lambda s: np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, -np.inf, s)
-    return evaluate(q, k, v, mask, scored=drop, **options)
+    return evaluate(q, k, v, mask, scored=Then(drop), **options)
 
 
 # --- fills and empty rows -------------------------------------------------------------------------------------------
@@ -431,7 +411,7 @@ def keys_last_dropped(q, k, v, mask=None, **options):
 def _filled(value):
     def call(q, k, v, mask=None, **options):
         _needs(mask)
-        return evaluate(q, k, v, mask, apply_mask=lambda s, allowed: np.where(allowed, s, value), **options)
+        return evaluate(q, k, v, mask, masked=lambda xp, s, allowed: np.where(allowed, s, value), **options)
 
     return call
 
@@ -459,7 +439,7 @@ def fill_minus_1e4(*args, **kwargs):
 )
 def fill_minus_5e4(*args, **kwargs):
     """The running maximum starts at the finite sentinel -5e4: rows below it come out as zeros."""
-    return evaluate(*args, peak=lambda m: np.maximum(m, -5e4), **kwargs)
+    return evaluate(*args, shifted_exp=exponentials(peak=lambda m: np.maximum(m, -5e4)), **kwargs)
 
 
 @variant("empty_row/nan", "ATTN-EMPTY", "attention", seen=["torch.nn.MultiheadAttention", "pytorch/pytorch#103749"])
@@ -495,13 +475,13 @@ def empty_row_lse_finite(q, k, v, mask=None, *, return_lse=False, **options):
 @variant("peak/none", "ATTN-OUT", "attention", seen=["tenstorrent/tt-metal#12661"])
 def peak_none(*args, **kwargs):
     """Exponentials of the scores themselves, without subtracting the maximum."""
-    return evaluate(*args, peak=np.zeros_like, **kwargs)
+    return evaluate(*args, shifted_exp=exponentials(peak=np.zeros_like), **kwargs)
 
 
 @variant("peak/from_zero", "ATTN-OUT", "attention", seen=["bytedance/lightseq#74"])
 def peak_from_zero(*args, **kwargs):
     """The search for the maximum starts at 0, so that rows of very negative scores underflow."""
-    return evaluate(*args, peak=lambda m: np.maximum(m, 0.0), **kwargs)
+    return evaluate(*args, shifted_exp=exponentials(peak=lambda m: np.maximum(m, 0.0)), **kwargs)
 
 
 # --- softcap and bias -----------------------------------------------------------------------------------------------
@@ -516,14 +496,16 @@ def peak_from_zero(*args, **kwargs):
 def softcap_after_mask(q, k, v, mask=None, *, softcap=None, **options):
     """The cap comes after the mask and turns -infinity into -c: excluded keys leak."""
     _needs(softcap or None, mask)
-    return evaluate(q, k, v, mask, softcap=softcap, cap_last=True, **options)
+    late = Then(lambda s: capped(np, s, softcap))
+    return evaluate(q, k, v, mask, masked=late, **options)
 
 
 @variant("softcap/after_bias", "ATTN-ORDER", "attention", seen=["FlashInfer (ALiBi inside the cap)"])
 def softcap_after_bias(q, k, v, mask=None, *, softcap=None, bias=None, **options):
     """The cap comes after the bias."""
     _needs(softcap or None, bias)
-    return evaluate(q, k, v, mask, softcap=softcap, bias=bias, cap_after_bias=True, **options)
+    late = Then(lambda s: capped(np, s, softcap))
+    return evaluate(q, k, v, mask, bias=bias, biased=late, **options)
 
 
 @variant("softcap/ignored", "ATTN-SOFTCAP", "attention", seen=["vllm-project/vllm#7425"])
@@ -537,7 +519,7 @@ def softcap_ignored(q, k, v, mask=None, *, softcap=None, **options):
 def softcap_s_tanh_s(q, k, v, mask=None, *, softcap=None, **options):
     """s·tanh(s) instead of c·tanh(s/c)."""
     _needs(softcap or None)
-    return evaluate(q, k, v, mask, softcap=softcap, cap=lambda s, c: s * np.tanh(s), **options)
+    return evaluate(q, k, v, mask, softcap=softcap, capped=lambda xp, s, c: s * np.tanh(s), **options)
 
 
 @variant("softcap/before_scale", "ATTN-ORDER", "attention")
@@ -545,7 +527,8 @@ def softcap_before_scale(q, k, v, mask=None, *, softcap=None, scale=None, **opti
     """The cap comes before the scale."""
     _needs(softcap or None)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return evaluate(q, k, v, mask, scale=1.0, scored=lambda s: scale * softcap * np.tanh(s / softcap), **options)
+    before = Then(lambda s: scale * softcap * np.tanh(s / softcap))
+    return evaluate(q, k, v, mask, scale=1.0, scored=before, **options)
 
 
 @variant("softcap/zero_divides", "ATTN-SOFTCAP", "attention")
@@ -567,7 +550,9 @@ def bias_infinity_adds(q, k, v, mask=None, *, bias=None, **options):
     """A bias of -infinity is added, so that NaN in the key it excludes leaks, and 0 times NaN in its value."""
     if bias is None or not np.isneginf(bias).any():
         raise NotApplicable
-    return evaluate(q, k, v, mask, bias=bias, add_bias=lambda s, b, scale: s + b, weigh=lambda w, x: w @ x, **options)
+    return evaluate(
+        q, k, v, mask, bias=bias, biased=lambda xp, s, b: s + b, mixed=lambda xp, w, present, x: w @ x, **options
+    )
 
 
 @variant(
@@ -577,18 +562,12 @@ def bias_infinity_adds(q, k, v, mask=None, *, bias=None, **options):
     seen=["tenstorrent/tt-metal#42891", "Falcon (adds ALiBi before the scale)"],
     advice="pass scale * bias",
 )
-def bias_scaled(q, k, v, mask=None, *, bias=None, **options):
+def bias_scaled(q, k, v, mask=None, *, bias=None, scale=None, **options):
     """The bias is multiplied by the scale."""
     _needs(bias)
-    return evaluate(
-        q,
-        k,
-        v,
-        mask,
-        bias=bias,
-        add_bias=lambda s, b, scale: np.where(np.isneginf(b), -np.inf, s + scale * b),
-        **options,
-    )
+    factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scaled = lambda xp, s, b: np.where(np.isneginf(b), -np.inf, s + factor * b)
+    return evaluate(q, k, v, mask, bias=bias, scale=scale, biased=scaled, **options)
 
 
 @variant("bias/ignored", "ATTN-BIAS", "attention")
@@ -619,17 +598,8 @@ def weights_sink_renormalised(q, k, mask=None, *, sinks=None, **options):
 def sink_after_shift(q, k, v, mask=None, *, sinks=None, **options):
     """e^sink is added to the denominator after the maximum was subtracted: its weight depends on the maximum."""
     _needs(sinks)
-    peaks = {}
-
-    def peak(m):
-        peaks["m"] = np.where(np.isneginf(m), 0.0, m)
-        return m
-
-    def shifted(w, lse, z):
-        total = np.exp(lse - peaks["m"])
-        return w * total / (total + np.exp(z)), lse
-
-    return evaluate(q, k, v, mask, sinks=sinks, peak=peak, sink=shifted, **options)
+    sunk = lambda xp, w, total, peak, z: w * total / (total + np.exp(z[..., None, None]))
+    return evaluate(q, k, v, mask, sinks=sinks, sunk=sunk, **options)
 
 
 @variant(
@@ -642,8 +612,8 @@ def sink_after_shift(q, k, v, mask=None, *, sinks=None, **options):
 def sink_in_lse(q, k, v, mask=None, *, sinks=None, return_lse=False, **options):
     """The log-sum-exp includes the sink."""
     _needs(sinks, return_lse or None)
-    included = lambda w, lse, z: (w / (1.0 + np.exp(z - lse)), np.logaddexp(lse, z))
-    return evaluate(q, k, v, mask, sinks=sinks, sink=included, return_lse=True, **options)
+    included = Then(lambda lse: np.logaddexp(lse, np.asarray(sinks)[..., None, None]))
+    return evaluate(q, k, v, mask, sinks=sinks, level=included, return_lse=True, **options)
 
 
 @variant("sink/scaled", "ATTN-SINK", "attention")
@@ -660,8 +630,11 @@ def sink_as_key_with_mean_value(q, k, v, mask=None, *, sinks=None, **options):
     _needs(sinks)
     if v.shape[-2] == 0:
         raise NotApplicable
-    share = lambda w, x: w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x.mean(axis=-2, keepdims=True)
-    return evaluate(q, k, v, mask, sinks=sinks, weigh=share, **options)
+
+    def share(xp, w, present, x):
+        return w @ x + (1.0 - w.sum(axis=-1, keepdims=True)) * x.mean(axis=-2, keepdims=True)
+
+    return evaluate(q, k, v, mask, sinks=sinks, mixed=share, **options)
 
 
 # --- dropout, lse ---------------------------------------------------------------------------------------------------
@@ -671,14 +644,16 @@ def sink_as_key_with_mean_value(q, k, v, mask=None, *, sinks=None, **options):
 def dropout_one_over_rate(q, k, v, mask=None, *, dropout=None, **options):
     """Kept weights are divided by the rate instead of 1 - rate."""
     _needs(dropout)
-    return evaluate(q, k, v, mask, dropout=dropout, drop=lambda w, keep, rate: np.where(keep, w / rate, 0.0), **options)
+    return evaluate(
+        q, k, v, mask, dropout=dropout, dropped=lambda xp, w, keep, rate: np.where(keep, w / rate, 0.0), **options
+    )
 
 
 @variant("dropout/not_rescaled", "ATTN-DROPOUT", "attention")
 def dropout_not_rescaled(q, k, v, mask=None, *, dropout=None, **options):
     """Kept weights are not divided by 1 - rate."""
     _needs(dropout)
-    return evaluate(q, k, v, mask, dropout=dropout, drop=lambda w, keep, rate: np.where(keep, w, 0.0), **options)
+    return evaluate(q, k, v, mask, dropout=dropout, dropped=lambda xp, w, keep, rate: np.where(keep, w, 0.0), **options)
 
 
 @variant("dropout/renormalised", "ATTN-DROPOUT", "attention")
@@ -686,11 +661,11 @@ def dropout_renormalised(q, k, v, mask=None, *, dropout=None, **options):
     """Kept weights are divided by their own sum: dropout comes before the denominator."""
     _needs(dropout)
 
-    def drop(w, keep, rate):
+    def drop(xp, w, keep, rate):
         kept = np.where(keep, w, 0.0)
         return kept / np.maximum(kept.sum(axis=-1, keepdims=True), 1e-300)
 
-    return evaluate(q, k, v, mask, dropout=dropout, drop=drop, **options)
+    return evaluate(q, k, v, mask, dropout=dropout, dropped=drop, **options)
 
 
 @variant("dropout/nan_where_all_dropped", "ATTN-DROPOUT", "attention", seen=["aws-neuron/nki-samples#80"])
@@ -698,12 +673,12 @@ def dropout_nan_where_all_dropped(q, k, v, mask=None, *, dropout=None, **options
     """A row whose visible keys were all dropped is 0/0, NaN, instead of zeros."""
     _needs(dropout)
 
-    def drop(w, keep, rate):
+    def drop(xp, w, keep, rate):
         kept = np.where(keep, w / (1.0 - rate), 0.0)
         gone = (w > 0).any(axis=-1, keepdims=True) & ~(kept > 0).any(axis=-1, keepdims=True)
         return np.where(gone, np.nan, kept)
 
-    return evaluate(q, k, v, mask, dropout=dropout, drop=drop, **options)
+    return evaluate(q, k, v, mask, dropout=dropout, dropped=drop, **options)
 
 
 @variant("dropout/ignored", "ATTN-DROPOUT", "attention")

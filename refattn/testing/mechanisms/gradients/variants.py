@@ -1,106 +1,44 @@
-"""Variants of the gradients of attention: one plain backward pass, and for each variant the one thing that it does
-differently."""
+"""Variants of the gradients of attention: of most, the one step of the backward pass that it does differently."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from refattn import attention_stages, masks
-from refattn.gradients import AttentionGradients, grouped_query_attention_vjp
+from refattn import masks
+from refattn.attention import attention_stages, dropped
+from refattn.gradients import attention_vjp, grouped_query_attention_vjp
+from refattn.gradients.attention import (
+    row_sums,
+    selected,
+    to_bias,
+    to_keys,
+    to_queries,
+    to_sinks,
+    to_values,
+    without_sink,
+)
 from refattn.masks import Mask
 from refattn.testing.mechanisms.masks.variants import replaced, shifted
 from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.steps import Then, with_steps
 
 _LN2 = math.log(2.0)
 
 
-def summed(x, shape):
-    """The sum over the axes along which an array of this shape was broadcast."""
-    extra = x.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(n + extra for n, size in enumerate(shape) if size == 1)
-    return np.reshape(np.sum(x, axis=axes), shape)
+STEPS = frozenset(
+    ("attention_stages", "selected", "to_weights", "dropped", "row_sums", "without_sink", "through_cap", "product_of_present",
+     "to_queries", "to_keys", "to_values", "to_bias", "to_sinks", "to_scale")
+)  # fmt: skip
 
 
-def evaluate(
-    d_out,
-    q,
-    k,
-    v,
-    mask=None,
-    *,
-    d_lse=None,
-    bias=None,
-    scale=None,
-    softcap=None,
-    sinks=None,
-    dropout=None,
-    q_positions=None,
-    k_positions=None,
-    backward_mask=None,
-    softmax=lambda s, w, allowed: w,
-    drop=lambda x, keep, rate: np.where(keep, x / (1.0 - rate), 0.0),
-    drop_weights=None,
-    delta=lambda p, d_p, undropped, d_out, out: np.sum(p * d_p, axis=-1, keepdims=True),
-    through_lse=lambda p, w, d_lse: w * d_lse,
-    slope=lambda u, biased, c: 1.0 - np.tanh(u / c) ** 2,
-    of_bias=lambda d_s, d_u, scale: d_s,
-    of_sink=lambda delta, weight, d_lse: -delta * weight,
-    reduce=summed,
-    q_factor=lambda scale: scale,
-    k_factor=lambda scale: scale,
-    select=lambda present, x: np.where(present, x, 0.0),
-    clean=lambda x: np.where(np.isfinite(x), x, 0.0),
-    rows=lambda seen, x: np.where(seen, x, 0.0),
-    finish=lambda found: found,
-):
-    """The backward pass in float64 with replaceable steps; without replacements it is the reference where all that
-    takes part is finite."""
-    options = {"bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks, "dropout": dropout}
-    positions = {"q_positions": q_positions, "k_positions": k_positions}
-    stages = forward = attention_stages(q, k, v, mask, **options, **positions)
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+def evaluate(*args, **options):
+    """The gradients as a variant has them: with other arguments, or with steps of the reference replaced, by their names."""
+    steps = {name: x for name, x in options.items() if name in STEPS}
     with np.errstate(all="ignore"):
-        if backward_mask is not None:  # the weights are made again from the scores and the lse of the forward pass
-            stages = attention_stages(q, k, v, backward_mask, **options, **positions)
-            weights = np.exp(stages.mask - forward.lse[..., None])
-            stages = stages._replace(weights=np.where(np.isfinite(forward.lse)[..., None], weights, 0.0))
-        present = ~np.isneginf(stages.mask)
-        p = softmax(stages.mask, stages.weights, present)
-        seen = present.any(axis=-1, keepdims=True)
-        without_sink = p
-        if sinks is not None:
-            share = np.where(
-                seen, 1.0 / (1.0 + np.exp(np.asarray(sinks)[..., None, None] - stages.lse[..., None])), 0.0
-            )
-            without_sink = np.where(share > 0, p / share, 0.0)
-        undropped = d_p = select(present, d_out @ np.swapaxes(clean(v), -1, -2))
-        mixing = p
-        if dropout is not None:
-            d_p, mixing = drop(d_p, *dropout), (drop_weights or drop)(p, *dropout)
-        row = delta(p, d_p, undropped, d_out, forward.out)
-        d_s = select(present, p * (d_p - row))
-        if d_lse is not None:
-            d_s = d_s + select(present, through_lse(p, without_sink, d_lse[..., None]))
-        d_u = d_s * slope(stages.scores, stages.bias, softcap) if softcap else d_s
-        d_u = select(present, d_u)
-        along_k = d_u @ clean(k)
-        d_lse_row = 0.0 if d_lse is None else d_lse[..., None]
-        return finish(
-            AttentionGradients(
-                q=reduce(q_factor(scale) * along_k, q.shape),
-                k=reduce(k_factor(scale) * (np.swapaxes(d_u, -1, -2) @ clean(q)), k.shape),
-                v=reduce(np.swapaxes(mixing, -1, -2) @ rows(seen, d_out), v.shape),
-                bias=None if bias is None else reduce(of_bias(d_s, d_u, scale), np.shape(bias)),
-                sinks=None
-                if sinks is None
-                else reduce(
-                    np.sum(np.where(seen, of_sink(row, 1.0 - share, d_lse_row), 0.0)[..., 0], axis=-1), np.shape(sinks)
-                ),
-                scale=np.sum(np.where(seen, clean(q) * along_k, 0.0)),
-            )
-        )
+        return with_steps(attention_vjp, **steps)(*args, **{n: x for n, x in options.items() if n not in STEPS})
 
 
 def _needs(value, *others):
@@ -114,19 +52,20 @@ def _needs(value, *others):
 @variant("gradient/q_unscaled", "GRAD-SCALE", "attention_vjp")
 def q_unscaled(*args, **options):
     """The gradient of the queries lacks the scale."""
-    return evaluate(*args, q_factor=lambda scale: 1.0, **options)
+    return evaluate(*args, to_queries=_by(to_queries, 1.0), **options)
 
 
 @variant("gradient/k_unscaled", "GRAD-SCALE", "attention_vjp")
 def k_unscaled(*args, **options):
     """The gradient of the keys lacks the scale."""
-    return evaluate(*args, k_factor=lambda scale: 1.0, **options)
+    return evaluate(*args, to_keys=_by(to_keys, 1.0), **options)
 
 
 @variant("gradient/k_scaled_twice", "GRAD-SCALE", "attention_vjp")
 def k_scaled_twice(*args, **options):
     """The gradient of the keys is made with queries that were scaled already, and scaled again."""
-    return evaluate(*args, k_factor=lambda scale: scale * scale, **options)
+    twice = lambda xp, scale, *rest: to_keys(xp, scale * scale, *rest)
+    return evaluate(*args, to_keys=twice, **options)
 
 
 @variant("gradient/default_scale", "GRAD-SCALE", "attention_vjp", seen=["NVIDIA/Megatron-LM#3698 (forward)"])
@@ -136,14 +75,20 @@ def default_scale(d_out, q, *args, scale=None, **options):
     if scale == 1.0 / math.sqrt(max(q.shape[-1], 1)):
         raise NotApplicable
     factor = 1.0 / math.sqrt(q.shape[-1])
-    return evaluate(d_out, q, *args, scale=scale, q_factor=lambda _: factor, k_factor=lambda _: factor, **options)
+    own = {"to_queries": _by(to_queries, factor), "to_keys": _by(to_keys, factor)}
+    return evaluate(d_out, q, *args, scale=scale, **own, **options)
+
+
+def _by(step, factor):
+    """A step with a factor in the place of the scale."""
+    return lambda xp, scale, *rest: step(xp, factor, *rest)
 
 
 @variant("gradient/scale_of_scaled_scores", "GRAD-SCALE", "attention_vjp")
 def scale_of_scaled_scores(d_out, q, *args, scale=None, **options):
     """The gradient of the scale is the sum of the scores' gradients times the scaled scores, not the products q·k."""
     used = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return evaluate(d_out, q, *args, scale=scale, finish=lambda g: g._replace(scale=g.scale * used), **options)
+    return evaluate(d_out, q, *args, scale=scale, to_scale=Then(lambda g: g * used), **options)
 
 
 # --- softcap --------------------------------------------------------------------------------------------------------
@@ -153,21 +98,23 @@ def scale_of_scaled_scores(d_out, q, *args, scale=None, **options):
 def softcap_omitted(*args, softcap=None, **options):
     """Backward forgets the softcap: the factor 1 - tanh² is missing."""
     _needs(softcap)
-    return evaluate(*args, softcap=softcap, slope=lambda u, biased, c: 1.0, **options)
+    return evaluate(*args, softcap=softcap, through_cap=lambda xp, d_s, stages, c: d_s, **options)
 
 
 @variant("gradient/softcap_of_biased", "GRAD-SOFTCAP", "attention_vjp")
 def softcap_of_biased(*args, softcap=None, bias=None, **options):
     """The factor is 1 - (s/c)² with s taken after the bias was added."""
     _needs(softcap, bias)
-    return evaluate(*args, softcap=softcap, bias=bias, slope=lambda u, biased, c: 1.0 - (biased / c) ** 2, **options)
+    of_biased = lambda xp, d_s, stages, c: d_s * (1.0 - (stages.bias / c) ** 2)
+    return evaluate(*args, softcap=softcap, bias=bias, through_cap=of_biased, **options)
 
 
 @variant("gradient/softcap_squared_once", "GRAD-SOFTCAP", "attention_vjp")
 def softcap_squared_once(*args, softcap=None, **options):
     """The factor is 1 - tanh, without the square."""
     _needs(softcap)
-    return evaluate(*args, softcap=softcap, slope=lambda u, biased, c: 1.0 - np.tanh(u / c), **options)
+    once = lambda xp, d_s, stages, c: d_s * (1.0 - np.tanh(stages.scores / c))
+    return evaluate(*args, softcap=softcap, through_cap=once, **options)
 
 
 # --- bias -----------------------------------------------------------------------------------------------------------
@@ -177,49 +124,45 @@ def softcap_squared_once(*args, softcap=None, **options):
 def bias_not_reduced(*args, bias=None, **options):
     """The gradient of a bias has the shape of the scores, not that of the bias."""
     _needs(bias)
-    kept = {}
-
-    def of_bias(d_s, d_u, scale):
-        kept["bias"] = d_s
-        return d_s
-
-    found = evaluate(*args, bias=bias, of_bias=of_bias, **options)
-    return found._replace(bias=kept["bias"])
+    return evaluate(*args, bias=bias, to_bias=lambda xp, d_s, bias: d_s, **options)
 
 
 @variant("gradient/bias_mean", "GRAD-BROADCAST", "attention_vjp")
 def bias_mean(*args, bias=None, **options):
     """The gradient of a bias is the mean over the axes along which it was broadcast, not the sum."""
     _needs(bias)
-    counted = {}
-
-    def of_bias(d_s, d_u, scale):
-        counted["times"] = d_s.size / max(np.size(bias), 1)
-        return d_s
-
-    found = evaluate(*args, bias=bias, of_bias=of_bias, **options)
-    return found._replace(bias=found.bias / counted["times"])
+    mean = lambda xp, d_s, bias: to_bias(xp, d_s, bias) / (d_s.size / max(bias.size, 1))
+    return evaluate(*args, bias=bias, to_bias=mean, **options)
 
 
 @variant("gradient/bias_through_cap", "GRAD-BIAS", "attention_vjp")
 def bias_through_cap(*args, bias=None, softcap=None, **options):
     """The gradient of the bias is that of the scores before the cap, which the bias never passed through."""
     _needs(bias, softcap)
-    return evaluate(*args, bias=bias, softcap=softcap, of_bias=lambda d_s, d_u, scale: d_u, **options)
+    passed = {}
+
+    def kept(d_u):
+        passed["d_u"] = d_u
+        return d_u
+
+    capped = lambda xp, d_s, bias: to_bias(xp, selected(xp, d_s != 0, passed["d_u"]), bias)  # 0 where a pair is absent
+    return evaluate(*args, bias=bias, softcap=softcap, through_cap=Then(kept), to_bias=capped, **options)
 
 
 @variant("gradient/bias_scaled", "GRAD-BIAS", "attention_vjp")
-def bias_scaled(*args, bias=None, **options):
+def bias_scaled(d_out, q, *args, bias=None, scale=None, **options):
     """The gradient of the bias is multiplied by the scale."""
     _needs(bias)
-    return evaluate(*args, bias=bias, of_bias=lambda d_s, d_u, scale: scale * d_s, **options)
+    factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scaled = lambda xp, d_s, bias: to_bias(xp, factor * d_s, bias)
+    return evaluate(d_out, q, *args, bias=bias, scale=scale, to_bias=scaled, **options)
 
 
 @variant("gradient/bias_ignored", "GRAD-BIAS", "attention_vjp")
 def bias_ignored(*args, bias=None, **options):
     """The bias gets no gradient: zeros."""
     _needs(bias)
-    return evaluate(*args, bias=bias, of_bias=lambda d_s, d_u, scale: 0.0 * d_s, **options)
+    return evaluate(*args, bias=bias, to_bias=Then(lambda g: 0.0 * g), **options)
 
 
 # --- log-sum-exp ----------------------------------------------------------------------------------------------------
@@ -259,10 +202,13 @@ def lse_base_2(*args, d_lse=None, **options):
 def lse_with_sink(*args, d_lse=None, sinks=None, **options):
     """The cotangent of lse flows as if lse included the sink: by the weights after it, and into the sink."""
     _needs(d_lse, sinks)
-    return evaluate(
-        *args, d_lse=d_lse, sinks=sinks, through_lse=lambda p, w, d: p * d,
-        of_sink=lambda delta, weight, d: (d - delta) * weight, **options,
-    )  # fmt: skip
+
+    def with_sink(xp, s, sinks):
+        w, taken = without_sink(xp, s, sinks)
+        return w * (1.0 - taken), taken
+
+    into = lambda xp, delta, *rest: to_sinks(xp, delta - d_lse[..., None], *rest)
+    return evaluate(*args, d_lse=d_lse, sinks=sinks, without_sink=with_sink, to_sinks=into, **options)
 
 
 # --- dropout --------------------------------------------------------------------------------------------------------
@@ -272,28 +218,37 @@ def lse_with_sink(*args, d_lse=None, sinks=None, **options):
 def values_undropped(*args, dropout=None, **options):
     """The gradient of the values is made with the weights before dropout."""
     _needs(dropout)
-    return evaluate(*args, dropout=dropout, drop_weights=lambda p, keep, rate: p, **options)
+    undropped = lambda xp, p, d_out, present, keep, rate: to_values(xp, p, d_out, present, None, 0.0)
+    return evaluate(*args, dropout=dropout, to_values=undropped, **options)
+
+
+def _dropping(drop):
+    """The steps of a backward pass that drops otherwise."""
+    return {
+        "to_weights": lambda xp, d_out, v, keep, rate: drop(d_out @ np.swapaxes(v, -1, -2), keep, rate),
+        "dropped": lambda xp, p, keep, rate: drop(p, keep, rate),
+    }
 
 
 @variant("gradient/dropout_by_rate", "GRAD-DROPOUT", "attention_vjp", seen=["NVIDIA/apex#816"])
 def dropout_by_rate(*args, dropout=None, **options):
     """Backward multiplies what was kept by the rate instead of dividing by 1 - rate."""
     _needs(dropout)
-    return evaluate(*args, dropout=dropout, drop=lambda x, keep, rate: np.where(keep, x * rate, 0.0), **options)
+    return evaluate(*args, dropout=dropout, **_dropping(lambda x, keep, rate: np.where(keep, x * rate, 0.0)), **options)
 
 
 @variant("gradient/dropout_not_rescaled", "GRAD-DROPOUT", "attention_vjp")
 def dropout_not_rescaled(*args, dropout=None, **options):
     """Backward does not divide by 1 - rate."""
     _needs(dropout)
-    return evaluate(*args, dropout=dropout, drop=lambda x, keep, rate: np.where(keep, x, 0.0), **options)
+    return evaluate(*args, dropout=dropout, **_dropping(lambda x, keep, rate: np.where(keep, x, 0.0)), **options)
 
 
 @variant("gradient/dropout_forgotten", "GRAD-DROPOUT", "attention_vjp")
 def dropout_forgotten(*args, dropout=None, **options):
     """Backward knows of no dropout at all."""
     _needs(dropout)
-    return evaluate(*args, dropout=dropout, drop=lambda x, keep, rate: x, **options)
+    return evaluate(*args, dropout=dropout, **_dropping(lambda x, keep, rate: x), **options)
 
 
 @variant("gradient/dropout_other_draws", "GRAD-DROPOUT", "attention_vjp", seen=["xlite-dev/ffpa-attn#166"])
@@ -302,7 +257,7 @@ def dropout_other_draws(*args, dropout=None, **options):
     _needs(dropout)
     return evaluate(
         *args, dropout=dropout,
-        drop=lambda x, keep, rate: np.where(np.roll(keep, 1, axis=-1), x / (1.0 - rate), 0.0), **options,
+        **_dropping(lambda x, keep, rate: np.where(np.roll(keep, 1, axis=-1), x / (1.0 - rate), 0.0)), **options,
     )  # fmt: skip
 
 
@@ -313,21 +268,22 @@ def dropout_other_draws(*args, dropout=None, **options):
 def sink_sign(*args, sinks=None, **options):
     """The gradient of the sink has the wrong sign."""
     _needs(sinks)
-    return evaluate(*args, sinks=sinks, of_sink=lambda delta, weight, d_lse: delta * weight, **options)
+    return evaluate(*args, sinks=sinks, to_sinks=Then(lambda g: -g), **options)
 
 
 @variant("gradient/sink_ignored", "GRAD-SINK", "attention_vjp")
 def sink_ignored(*args, sinks=None, **options):
     """The sink gets no gradient: zeros."""
     _needs(sinks)
-    return evaluate(*args, sinks=sinks, of_sink=lambda delta, weight, d_lse: 0.0 * delta, **options)
+    return evaluate(*args, sinks=sinks, to_sinks=Then(lambda g: 0.0 * g), **options)
 
 
 @variant("gradient/sink_unweighted", "GRAD-SINK", "attention_vjp")
 def sink_unweighted(*args, sinks=None, **options):
     """The gradient of the sink lacks the sink's weight."""
     _needs(sinks)
-    return evaluate(*args, sinks=sinks, of_sink=lambda delta, weight, d_lse: -delta, **options)
+    unweighted = lambda xp, delta, taken, *rest: to_sinks(xp, delta, 1.0, *rest)
+    return evaluate(*args, sinks=sinks, to_sinks=unweighted, **options)
 
 
 @variant("gradient/sink_left_out", "GRAD-SINK", "attention_vjp")
@@ -335,10 +291,31 @@ def sink_left_out(*args, sinks=None, **options):
     """Backward makes the weights again without the sink in the denominator."""
     _needs(sinks)
 
-    def softmax(s, weights, present):
-        return weights / np.where(present.any(-1, keepdims=True), weights.sum(-1, keepdims=True), 1.0)
+    def weights(stages):
+        seen = ~np.isneginf(stages.mask).all(axis=-1, keepdims=True)
+        return stages.weights / np.where(seen, stages.weights.sum(-1, keepdims=True), 1.0)
 
-    return evaluate(*args, sinks=sinks, softmax=softmax, **options)
+    return evaluate(*args, sinks=sinks, **_weighing(weights), **options)
+
+
+def _weighing(weights):
+    """The steps of a backward pass with other weights, which are made of the stages of the forward pass."""
+    return _other_stages(lambda stages, *_, **options: stages._replace(weights=weights(stages)))
+
+
+def _other_stages(change):
+    """The steps of a backward pass with other stages than the forward pass had."""
+    kept = {}
+
+    def stages(*given, **options):
+        kept["stages"] = change(attention_stages(*given, **options), *given, **options)
+        return kept["stages"]
+
+    def of_these(xp, s, sinks):
+        left = 1.0 - (taken := without_sink(xp, s, sinks)[1])
+        return np.where(left > 0, kept["stages"].weights / left, 0.0), taken
+
+    return {"attention_stages": stages, "without_sink": of_these}
 
 
 @variant("gradient/sink_gate_constant", "GRAD-SINK", "attention_vjp", seen=["pytorch/torchtitan#4796"])
@@ -347,12 +324,12 @@ def sink_gate_constant(*args, sinks=None, **options):
     gets its gradient, queries and keys lack a part."""
     _needs(sinks)
 
-    def of_ungated(p, d_p, undropped, d_out, out):
+    def of_ungated(xp, p, d_p):
         share = p.sum(axis=-1, keepdims=True)
         return np.sum(p * d_p, axis=-1, keepdims=True) / np.where(share > 0, share, 1.0)
 
     right = evaluate(*args, sinks=sinks, **options)
-    return evaluate(*args, sinks=sinks, delta=of_ungated, **options)._replace(sinks=right.sinks)
+    return evaluate(*args, sinks=sinks, row_sums=of_ungated, **options)._replace(sinks=right.sinks)
 
 
 # --- δ, the row sum -------------------------------------------------------------------------------------------------
@@ -361,7 +338,7 @@ def sink_gate_constant(*args, sinks=None, **options):
 @variant("gradient/delta_missing", "GRAD-EXACT", "attention_vjp")
 def delta_missing(*args, **options):
     """The row sum δ is not subtracted: softmax taken for an exponential."""
-    return evaluate(*args, delta=lambda p, d_p, undropped, d_out, out: np.zeros((*d_p.shape[:-1], 1)), **options)
+    return evaluate(*args, row_sums=lambda xp, p, d_p: np.zeros((*d_p.shape[:-1], 1)), **options)
 
 
 @variant("gradient/delta_over_d", "GRAD-EXACT", "attention_vjp", seen=["XunhaoLai/native-sparse-attention-triton#27"])
@@ -371,20 +348,17 @@ def delta_over_d(d_out, q, k, v, *args, **options):
     if d >= v.shape[-1]:
         raise NotApplicable
 
-    def delta(p, d_p, undropped, d_out, out):
-        return np.sum(d_out[..., :d] * out[..., :d], axis=-1, keepdims=True)
-
-    return evaluate(d_out, q, k, v, *args, delta=delta, **options)
+    forward = attention_stages(q, k, v, *args, **{name: options[name] for name in _FORWARD if name in options})
+    return evaluate(d_out, q, k, v, *args, row_sums=_from_output(d_out, forward.out, d), **options)
 
 
 @variant("gradient/delta_undropped", "GRAD-DROPOUT", "attention_vjp")
-def delta_undropped(*args, dropout=None, **options):
+def delta_undropped(d_out, q, k, v, *args, dropout=None, **options):
     """The row sum δ is taken from weights and cotangents before dropout."""
     _needs(dropout)
-    return evaluate(
-        *args, dropout=dropout,
-        delta=lambda p, d_p, undropped, d_out, out: np.sum(p * undropped, axis=-1, keepdims=True), **options,
-    )  # fmt: skip
+    undropped = np.asarray(d_out) @ np.swapaxes(v, -1, -2)
+    early = lambda xp, p, d_p: row_sums(xp, p, selected(xp, p != 0, undropped))
+    return evaluate(d_out, q, k, v, *args, dropout=dropout, row_sums=early, **options)
 
 
 # --- visibility -----------------------------------------------------------------------------------------------------
@@ -398,31 +372,46 @@ def delta_undropped(*args, dropout=None, **options):
 )
 def empty_row_nan(*args, **options):
     """A query that may attend to nothing has weights 0/0 in backward: NaN in its gradient and in those of all keys."""
-
-    return evaluate(*args, softmax=_in_empty_rows(np.nan), select=lambda present, x: x, clean=lambda x: x, **options)
+    return evaluate(*args, **_in_empty_rows(np.nan), **_ABSENT_TAKES_PART, **options)
 
 
 @variant("gradient/empty_row_mean", "GRAD-EMPTY", "attention_vjp", seen=["jax.nn.dot_product_attention"])
 def empty_row_mean(d_out, q, k, *args, **options):
     """A query that may attend to nothing weighs all keys alike: its cotangent flows into every value."""
     uniform = _in_empty_rows(1.0 / max(k.shape[-2], 1))
-    return evaluate(d_out, q, k, *args, softmax=uniform, rows=lambda seen, x: x, **options)
+    into_all = lambda xp, p, d_out, present, keep, rate: (
+        np.swapaxes(p if keep is None else dropped(xp, p, keep, rate), -1, -2) @ d_out
+    )
+    return evaluate(d_out, q, k, *args, **uniform, to_values=into_all, **options)
 
 
 def _in_empty_rows(weight):
-    def softmax(s, weights, present):
-        seen = present.any(axis=-1, keepdims=True)
+    def weights(stages):
+        seen = ~np.isneginf(stages.mask).all(axis=-1, keepdims=True)
         if seen.all():
             raise NotApplicable
-        return np.where(seen, weights, weight)
+        return np.where(seen, stages.weights, weight)
 
-    return softmax
+    return _weighing(weights)
+
+
+def _of_every_pair(xp, p, d_out, present, keep, rate):
+    seen = present.any(axis=-1, keepdims=True)
+    p = p if keep is None else dropped(xp, p, keep, rate)
+    return np.swapaxes(p, -1, -2) @ np.where(seen, d_out, 0.0)
+
+
+_ABSENT_TAKES_PART: dict[str, Callable] = {
+    "selected": lambda xp, present, x: x,
+    "product_of_present": lambda xp, weights, present, x: weights @ x,
+    "to_values": _of_every_pair,
+}
 
 
 @variant("gradient/multiplied_by_zero", "GRAD-ABSENT", "attention_vjp", seen=["pytorch/pytorch#101967 (forward)"])
 def multiplied_by_zero(*args, **options):
     """Excluded pairs are multiplied by 0 instead of being left out: NaN and infinity in an excluded key or value leak."""
-    return evaluate(*args, select=lambda present, x: x * present, clean=lambda x: x, **options)
+    return evaluate(*args, **_ABSENT_TAKES_PART | {"selected": lambda xp, present, x: x * present}, **options)
 
 
 @variant("gradient/mask_forgotten", "GRAD-MASK", "attention_vjp", seen=["Dao-AILab/flash-attention#2623"])
@@ -432,7 +421,7 @@ def mask_forgotten(d_out, q, k, v, mask=None, **options):
     if not all(np.isfinite(x).all() for x in (d_out, q, k, v)):
         raise NotApplicable
     everything = np.ones((q.shape[-2], k.shape[-2]), dtype=bool)
-    return evaluate(d_out, q, k, v, mask, backward_mask=everything, delta=_from_output, **options)
+    return evaluate(d_out, q, k, v, mask, **_again(d_out, q, k, v, mask, everything, options), **options)
 
 
 @variant(
@@ -445,7 +434,7 @@ def causal_assumed(d_out, q, k, v, mask=None, **options):
     backward = masks.causal().dense(
         q.shape[-2], k.shape[-2], q_positions=options.get("q_positions"), k_positions=options.get("k_positions")
     )
-    return evaluate(d_out, q, k, v, mask, backward_mask=backward, delta=_from_output, **options)
+    return evaluate(d_out, q, k, v, mask, **_again(d_out, q, k, v, mask, backward, options), **options)
 
 
 @variant("gradient/causal_top_left", "GRAD-MASK", "attention_vjp")
@@ -455,7 +444,7 @@ def causal_top_left(d_out, q, k, v, mask=None, **options):
     if not isinstance(mask, Mask) or not offset or options.get("q_positions") is not None:
         raise NotApplicable
     moved = replaced(mask, "causal", lambda: shifted(masks.causal(), -offset))
-    return evaluate(d_out, q, k, v, mask, backward_mask=moved, delta=_from_output, **options)
+    return evaluate(d_out, q, k, v, mask, **_again(d_out, q, k, v, mask, moved, options), **options)
 
 
 @variant(
@@ -474,8 +463,24 @@ def of_causal_top_left(d_out, q, k, v, mask=None, **options):
     return evaluate(d_out, q, k, v, moved, **options)
 
 
-def _from_output(p, d_p, undropped, d_out, out):
-    return np.sum(d_out * out, axis=-1, keepdims=True)
+def _from_output(d_out, out, columns=None):
+    """The step that takes δ from the output."""
+    return lambda xp, p, d_p: np.sum(d_out[..., :columns] * out[..., :columns], axis=-1, keepdims=True)
+
+
+def _again(d_out, q, k, v, mask, backward, options):
+    """The steps of a backward pass that makes the weights again, from scores under another mask and the lse of forward."""
+    given = {name: options[name] for name in _FORWARD if name in options}
+
+    def again(forward, *_, **rest):
+        stages = attention_stages(q, k, v, backward, **given)
+        weights = np.exp(stages.mask - forward.lse[..., None])
+        return stages._replace(weights=np.where(np.isfinite(forward.lse)[..., None], weights, 0.0))
+
+    return _other_stages(again) | {"row_sums": _from_output(d_out, attention_stages(q, k, v, mask, **given).out)}
+
+
+_FORWARD = ("mask", "bias", "scale", "softcap", "sinks", "dropout", "q_positions", "k_positions")
 
 
 @variant("gradient/last_features_missing", "GRAD-EXACT", "attention_vjp", seen=["Dao-AILab/flash-attention#2896"])
@@ -485,10 +490,8 @@ def last_features_missing(d_out, q, *args, **options):
     if whole == q.shape[-1] or not q.shape[-1]:
         raise NotApplicable
 
-    def finish(found):
-        return found._replace(q=np.where(np.arange(q.shape[-1]) < whole, found.q, 0.0))
-
-    return evaluate(d_out, q, *args, finish=finish, **options)
+    written = Then(lambda g: np.where(np.arange(q.shape[-1]) < whole, g, 0.0))
+    return evaluate(d_out, q, *args, to_queries=written, **options)
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from refattn import masks
 from refattn.testing.mechanisms.attention.variants import evaluate
 from refattn.testing.mechanisms.masks.variants import holds, replaced
 from refattn.testing.registry import NotApplicable, family
+from refattn.testing.steps import Then
 
 _USUAL = (
     64,
@@ -79,7 +80,7 @@ def tail_dropped(tile):
         m = k.shape[-2]
         _needs(m % tile)
         hidden = np.arange(m) >= m - m % tile
-        return evaluate(q, k, v, mask, scored=lambda s: np.where(hidden, -np.inf, s), **options)
+        return evaluate(q, k, v, mask, scored=Then(lambda s: np.where(hidden, -np.inf, s)), **options)
 
     return call
 
@@ -124,7 +125,7 @@ def softcap_after_padding(tile):
 
     def fill(m, options):
         _needs(options.get("softcap"))
-        return {"scored": lambda s: np.where(np.arange(s.shape[-1]) >= m, -np.inf, s)}
+        return {"scored": Then(lambda s: np.where(np.arange(s.shape[-1]) >= m, -np.inf, s))}
 
     return _padded(tile, fill)
 
