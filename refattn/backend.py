@@ -7,6 +7,7 @@ host and device. Inputs may have any strides and are never written to. [BACKEND-
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import numbers
@@ -97,7 +98,12 @@ def dtype_name(x) -> str:
 
 def name_of(dtype) -> str:
     """The name of a dtype, without its library."""
-    return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+    return _numpy_name(dtype) if isinstance(dtype, np.dtype) else str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+
+
+@functools.cache
+def _numpy_name(dtype) -> str:
+    return dtype.name  # put together anew whenever it is asked for
 
 
 def array(name, x):

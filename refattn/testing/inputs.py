@@ -112,7 +112,7 @@ class Draw:
             return x
         with np.errstate(all="ignore"):
             rounded = round_to(x, self.fmt)
-        return x if np.array_equal(rounded, x, equal_nan=True) else rounded  # so that it keeps its strides
+        return x if ((rounded == x) | (x != x)).all() else rounded  # so that it keeps its strides
 
     def call(self, of: Subject) -> dict[str, Any]:
         """One random call of a subject, every number in it held by the format."""

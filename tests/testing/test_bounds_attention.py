@@ -196,3 +196,12 @@ def test_squares_that_underflow_do_not_narrow_the_statistical_tier():
     limits = bound("attention", profile("float64"), q, k, v, **options)["out"]
     assert 0 < limits.value.item() < 1e-150
     assert limits.statistical.item() == limits.hard.item() > 0
+
+
+def test_one_query_of_one_key_has_with_dropout_the_bound_of_each_of_two():
+    q, k, v = np.array([[0.7]]), np.array([[-1.3]]), np.array([[0.2, -1.9]])
+    one = bound("attention", profile("float32"), q, k, v, dropout=(np.ones((1, 1), dtype=bool), 0.25))["out"]
+    two = np.repeat(q, 2, axis=0)
+    two = bound("attention", profile("float32"), two, k, v, dropout=(np.ones((2, 1), dtype=bool), 0.25))["out"]
+    for limit, limits in ((one.hard, two.hard), (one.statistical, two.statistical)):
+        np.testing.assert_allclose(np.repeat(limit, 2, axis=0), limits, rtol=1e-12)

@@ -56,6 +56,7 @@ def small(x, *, axis=-1):
 def softmax(x, *, axis=-1):
     return refattn.softmax(x, axis=axis)
 """
+FEW = ("--refattn-effort", "smoke")
 
 
 def run(folder, *arguments, plugin=True):
@@ -88,7 +89,7 @@ def counts(output):
 
 
 def test_a_kernel_that_is_right_conforms(judge):
-    code, output = judge("right", "--refattn-effort", "smoke")
+    code, output = judge("right", *FEW)
     assert code == 0, output
     assert "CONFORMS: " in output
     assert counts(output)["passed"] > 100
@@ -120,12 +121,12 @@ def test_the_printed_command_shows_the_failure_again(judge):
 
 
 def test_tests_are_chosen_by_clause(judge):
-    by_keyword = counts(judge("plain", "-k", "ATTN-ALIGN")[1])
-    by_clause = counts(judge("plain", "--refattn-clause", "ATTN-AL*")[1])
+    by_keyword = counts(judge("plain", *FEW, "-k", "ATTN-ALIGN")[1])
+    by_clause = counts(judge("plain", *FEW, "--refattn-clause", "ATTN-AL*")[1])
     assert by_keyword == by_clause
     assert by_clause["passed"] > 3
     code, output = run(
-        judge.folder, "--pyargs", "refattn.conformance::ATTN-SCALE", "--refattn-impl", "kernels:plain", "-vv"
+        judge.folder, "--pyargs", "refattn.conformance::ATTN-SCALE", "--refattn-impl", "kernels:plain", *FEW, "-vv"
     )
     assert code == 0
     assert set(re.findall(r"^refattn\.conformance::([A-Z-]+)::", output, re.M)) == {"ATTN-SCALE"}
@@ -147,7 +148,7 @@ def test_right_refusals_alone_are_no_conformance(judge):
 
 
 def test_a_run_in_which_nothing_was_judged_fails(judge):
-    code, output = judge("nothing", "--refattn-effort", "smoke")
+    code, output = judge("nothing", *FEW)
     assert code == 1
     assert "NOTHING WAS CHECKED" in output
     assert set(counts(output)) == {"skipped"}
@@ -207,7 +208,7 @@ def test_an_entry_that_nothing_needs_is_a_failure(judge):
 
 def test_an_entry_that_has_ended_no_longer_counts(judge):
     yesterday = datetime.date.today() - datetime.timedelta(days=1)
-    code, output = judge("top_left", "--refattn-allow", entry(judge.folder, "top_left", yesterday))
+    code, output = judge("top_left", *FEW, "--refattn-allow", entry(judge.folder, "top_left", yesterday))
     assert code == 1
     assert f"this entry ended on {yesterday}" in output
     assert counts(output)["failed"] > 3
@@ -237,8 +238,8 @@ def test_wrong_usage_is_one_line_and_exit_code_4(judge, arguments, says):
 
 
 def test_it_runs_in_parallel_and_sums_up_once(judge):
-    one, output = judge("top_left", "--refattn-clause", "ATTN-ALIGN")
-    two, parallel = judge("top_left", "--refattn-clause", "ATTN-ALIGN", "-n", "2")
+    one, output = judge("top_left", *FEW, "--refattn-clause", "ATTN-ALIGN")
+    two, parallel = judge("top_left", *FEW, "--refattn-clause", "ATTN-ALIGN", "-n", "2")
     assert (one, counts(output)) == (two, counts(parallel))
     assert parallel.count("causal/top_left (breaks ATTN-ALIGN): ") == 1
     assert "NONCONFORMING" in parallel

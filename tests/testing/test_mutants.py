@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from refattn.testing import matches
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.checking import all_cases, run_case
+from refattn.testing.names import function_named
 from refattn.testing.rounding import round_to
 from refattn.testing.vectors import load, mechanisms
 from tests.testing.mutants import ATTENTION, Kernel
@@ -47,7 +48,7 @@ def in_format(call, fmt):
 
 @cache
 def cases(function, fmt):
-    adapter = CallableAdapter(None, function, fmt, name="?")
+    adapter = CallableAdapter(function_named(function), function, fmt, name="?")  # it takes all
     return [c for c in all_cases(adapter, None, "standard", 0) if not c.refuses]
 
 

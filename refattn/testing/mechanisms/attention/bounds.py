@@ -24,7 +24,7 @@ from refattn.testing.roundoff import Bound, gamma, rounded
 
 SIGMAS = 6.0  # the statistical tier: six standard deviations
 _TILE = 16  # the fewest keys a tile of kernels that normalise after every tile (FlashAttention 1)
-_CHUNK = 2_000_000  # numbers in the largest temporary
+_CHUNK = 50_000  # numbers in the largest temporary: several of them fit a cache
 
 
 def attention_bound(profile: Profile, q, k, v, mask=None, *, return_lse=False, **options) -> dict[str, Bound]:
@@ -156,49 +156,48 @@ def _output_bounds(profile, stages, v, weight_error, weight_rms, rescales, sink_
     def rows(x, *tail):
         return np.broadcast_to(x, (*lead, n, *tail)).reshape(heads, n, *tail)
 
-    p, factor = rows(stages.weights, m), np.ones((1, 1, 1))
+    p, factor = rows(stages.weights, m), None
     if dropout is not None:
         keep, rate = np.asarray(dropout[0]), float(dropout[1])
         factor = rows(np.where(np.broadcast_to(keep, stages.weights.shape), 1.0 / (1.0 - rate), 0.0), m)
-    out, terms = rows(_finite(stages.out), columns), rows(_terms(stages, rescales))
+    out, terms = rows(_finite(stages.out), columns), rows(_terms(stages, rescales))[..., None]
     error, rms, present = rows(weight_error, m), rows(weight_rms, m), rows(~np.isneginf(stages.mask), m)
     masked = rows(stages.mask, m)
     sink_error = rows(np.broadcast_to(sink_error, (*stages.weights.shape[:-1], 1)), 1)
 
     hard, statistical = np.empty_like(out), np.empty_like(out)
-    step = max(1, _CHUNK // max(1, m * columns))
-    for h in range(len(values)):
-        for start in range(0, n, step):
-            part = (h, slice(start, start + step))
-            f = factor[part] if dropout is not None else factor[0]
+    queries = max(1, _CHUNK // max(1, m * columns))  # at a time
+    together = max(1, queries // max(1, n))  # heads
+    for h in range(0, heads, together):
+        for start in range(0, n, queries):
+            part = (slice(h, h + together), slice(start, start + queries))
             hard[part], statistical[part] = _rows_bounds(
-                profile, p[part], f, values[h], out[part], error[part], rms[part], sink_error[part],
-                terms[part][:, None], present[part], masked[part],
+                profile, p[part], None if factor is None else factor[part], values[part[0]], out[part], error[part],
+                rms[part], sink_error[part], terms[part], present[part], masked[part],
             )  # fmt: skip
     shape = (*lead, n, columns)
     return hard.reshape(shape), statistical.reshape(shape)
 
 
 def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, present, s):
-    """Both bounds for some queries of one head: p (R, M), v (M, C), o (R, C)."""
+    """Both bounds for some queries of some heads: p (H, R, M), v (H, M, C), o (H, R, C); factor is None without dropout."""
     u, weights = profile.u_acc, profile.weights
     u_weights = weights.u if weights else 0.0
-    twice = profile.order == "eager" and factor.shape != (1, 1)  # weights are stored, and stored again after dropout
+    twice = profile.order == "eager" and factor is not None  # weights are stored, and stored again after dropout
     if twice:
         u_weights = 2 * u_weights + u_weights**2
-    pf = p * factor
+    effective = v[:, None] if factor is None else v[:, None] * factor[..., None]  # (H, R, M, C): v·keep/(1 - r)
+    pf, kept = (p, present) if factor is None else (p * factor, present * factor)
     size = pf @ np.abs(v)  # Σ p|v|
     sink = np.maximum(1.0 - np.sum(p, axis=-1, keepdims=True), 0.0)  # a key of value 0
     lost = sink * sink_error
 
-    effective = (
-        (v * factor[..., None]) if factor.shape != (1, 1) else v[None]
-    )  # (R, M, C): with dropout, v·keep/(1 - r)
-    away = np.abs(effective - o[:, None, :])
+    off = effective - o[..., None, :]
+    away = np.abs(off)
     pe = p * error
-    moved = np.einsum("rm,rmc->rc", pe, away) + lost * np.abs(o)
+    moved = _summed(pe, away) + lost * np.abs(o)
     total = np.sum(pe, axis=-1, keepdims=True) + lost
-    reach = np.max(np.where(present[..., None], away, 0.0), axis=1, initial=0.0)
+    reach = np.max(away if present.all() else np.where(present[..., None], away, 0.0), axis=-2, initial=0.0)
     reach = np.maximum(reach, np.where(lost > 0, np.abs(o), 0.0))
     moved = np.where(total < 0.5, moved / (1.0 - np.minimum(total, 0.5)), np.inf)
     moved = np.minimum(moved, reach)  # weights are positive, so the mean stays in the hull of the values
@@ -207,10 +206,10 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
     top = np.maximum(np.max(p, axis=-1, keepdims=True, initial=0.0), sink)
     mass = 1.0 / np.maximum(top, 1e-300) if profile.order == "flash" else 1.0
     eta = max(weights.eta / profile.prescale if weights else 0.0, profile.eta_acc) * (2 if twice else 1)
-    under = eta * ((present * (factor if factor.shape != (1, 1) else 1.0)) @ np.abs(v)) / np.maximum(mass, 1.0)
+    under = eta * (kept @ np.abs(v)) / np.maximum(mass, 1.0)
 
-    centred = np.einsum("rm,rmc->rc", p, away)
-    stored = u_weights * np.maximum(size, centred if profile.order == "flash" else 0.0) + under
+    centred = _summed(p, away) if profile.order == "flash" else 0.0
+    stored = u_weights * np.maximum(size, centred) + under
     if profile.operands:
         stored = stored + profile.operands.u * size
     summed = gamma(terms, u) * size + gamma(terms + 4, u) * np.abs(o) + 2 * u * size
@@ -219,13 +218,10 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
 
     # Statistical: roundings independent, so squares add up; equal weights round equally, so within a group of weights
     # that share an ulp the signed sum is squared instead.
-    pv = p[..., None] * effective
-    square = np.einsum("rm,rmc->rc", (p * rms) ** 2, away**2) + np.sum(pv**2, axis=1) * (
-        u_weights**2 / 3 + u**2 * terms
-    )
+    pv, deviation = p[..., None] * effective, (p * rms)[..., None] * off
     ulp = max(u_weights, profile.scores.u if profile.scores else 0.0, u)
-    deviation = p[..., None] * rms[..., None] * (effective - o[:, None, :])
-    square = square + _grouped(s, ulp, pv, deviation, u_weights**2 / 3)
+    (squared, grouped), (scores, grouped_scores) = _squares(s, ulp, pv, deviation)
+    square = scores + squared * (u_weights**2 / 3 + u**2 * terms) + grouped * (u_weights**2 / 3) + grouped_scores
     square = square + u**2 * (terms + 4) * o**2 + (lost * o) ** 2
     spread = SIGMAS * np.sqrt(square) + under
     linear = np.max(error, axis=-1, keepdims=True, initial=0.0) < 0.25  # else θ is no small number
@@ -234,27 +230,35 @@ def _rows_bounds(profile, p, factor, v, o, error, rms, sink_error, terms, presen
     return hard, statistical
 
 
-def _grouped(s, ulp, pv, deviation, weight):
-    """Σ over groups of (Σ of the group)², for the rounding of weights and for that of scores."""
-    rows, keys, columns = pv.shape
-    if rows * keys == 0:
-        return np.zeros((rows, columns))
-    with np.errstate(invalid="ignore"):
-        key = np.where(np.isfinite(s), np.floor(s / ulp), -np.inf)
+def _summed(weights, x):
+    """Σ over the keys: of (H, R, M) and (H, R, M, C) a (H, R, C)."""
+    return (weights[..., None, :] @ x)[..., 0, :]
+
+
+def _squares(s, ulp, *terms):
+    """For each of some terms (H, R, M, C): Σ of the squares over the keys, and Σ over groups of (Σ of the group)².
+
+    Scores of a row that share an ulp are a group. Where all lie apart the two sums are the same.
+    """
+    heads, rows, keys, columns = terms[0].shape
+    key = np.floor(s / ulp).reshape(heads * rows, keys)  # what is hidden, at -inf, has weight 0: no group
     order = np.argsort(key, axis=-1, kind="stable")
     key = np.take_along_axis(key, order, axis=-1)
-    begins = np.ones((rows, keys), dtype=bool)
-    begins[:, 1:] = key[:, 1:] != key[:, :-1]
+    shared = np.flatnonzero(np.any((key[:, 1:] == key[:, :-1]) & (key[:, 1:] > -np.inf), axis=-1))
+    begins = np.ones((len(shared), keys), dtype=bool)
+    begins[:, 1:] = key[shared, 1:] != key[shared, :-1]
     starts = np.flatnonzero(begins)  # of the groups of all rows, one row after the other
-    first = np.flatnonzero(starts % keys == 0)  # each row's first group
-
-    def squares(x):
-        groups = np.add.reduceat(
-            np.take_along_axis(x, order[..., None], axis=1).reshape(keys * rows, columns), starts, axis=0
-        )
-        return np.add.reduceat(groups**2, first, axis=0)
-
-    return weight * squares(pv) + squares(deviation)
+    first = np.flatnonzero(starts % max(keys, 1) == 0)  # each row's first group
+    sorted_keys = (shared[:, None] * keys + order[shared]).ravel()
+    found = []
+    for x in terms:
+        apart = np.einsum("hrmc,hrmc->hrc", x, x)
+        together = apart.copy().reshape(heads * rows, columns)
+        if len(shared):
+            groups = np.add.reduceat(x.reshape(heads * rows * keys, columns)[sorted_keys], starts, axis=0)
+            together[shared] = np.add.reduceat(groups**2, first, axis=0)
+        found.append((apart, together.reshape(apart.shape)))
+    return found
 
 
 def _lse_bound(profile, stages, weight_error, rescales):
