@@ -258,7 +258,8 @@ def _attend(
     record["weights"] = w
     present = s != -math.inf
     if keep is not None:
-        backend.broadcast("shapes of weights and dropout", weights=w.shape, keep=keep.shape)
+        backend.fits_scores("dropout keep", keep, n, m)
+        backend.broadcast("leading axes", weights=w.shape[:-2], keep=keep.shape[:-2])
         present = present & keep
         w = xp.where(keep, w / (1.0 - rate), 0.0)
     record["dropout"] = w
@@ -345,11 +346,7 @@ def check_shapes(q, k, v, bias, sinks):
     except ValueError as error:
         raise ValueError(f"{error}{_heads_hint(**leads)}") from None
     if bias is not None:
-        for axis, size, letter in ((-1, m, "M"), (-2, n, "N")):
-            if bias.ndim >= -axis and bias.shape[axis] not in (1, size):
-                raise ValueError(
-                    f"bias has shape {tuple(bias.shape)}; it must broadcast to (..., N={n}, M={m}): {letter} differs"
-                )
+        backend.fits_scores("bias", bias, n, m)
         backend.broadcast("leading axes", bias=bias.shape[:-2], q_k_v=lead)
     if sinks is not None:
         backend.broadcast("leading axes", sinks=sinks.shape, q_k_v=lead)

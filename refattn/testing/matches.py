@@ -15,7 +15,7 @@ from refattn.testing.distances import ratio, same
 from refattn.testing.inexact import unrounded, with_rounded
 from refattn.testing.presets import expected_of
 from refattn.testing.profiles import PROFILES, Profile, profile
-from refattn.testing.reference import in_float64, oracle, to_numpy
+from refattn.testing.reference import call_in_float64, oracle, to_numpy
 from refattn.testing.returned import GRADIENTS, by_name, given_as_array, is_none
 from refattn.testing.rounding import ulp
 from refattn.testing.rows import described
@@ -246,7 +246,7 @@ def compare(
     chosen = profile(precision)
     backend.choice("tier", tier, TIERS)
     name = name_of(function)
-    args, kwargs = in_float64(args), in_float64(kwargs)
+    args, kwargs = call_in_float64(name, args, kwargs)
     with np.errstate(all="ignore"):
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)
