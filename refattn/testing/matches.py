@@ -164,7 +164,9 @@ class Comparison:
             return [self.reason]
         fitting = [e for e in self.explanations if e.fit <= FITS]
         rest = [e for e in self.explanations if e.fit > FITS]
-        alike = [e for e in fitting[1:] if e.variant is not None]
+        alike = {
+            e.name: e for e in fitting[1:] if e.variant is not None and e.name != fitting[0].name
+        }  # sizes of a tile
         if not fitting:
             alone = [e.name for e in sorted(rest, key=lambda e: e.alone) if e.alone <= FITS]
             if alone:
@@ -189,7 +191,7 @@ class Comparison:
             + (f" within {best.fit:.2g}x of the bound" if best.fit else " exactly")
             + (f"; the next best is {_times(rest[0].fit)} away." if rest else ".")
         )
-        return self._named(best, head, alike)
+        return self._named(best, head, [*alike.values()])
 
     @staticmethod
     def _named(best, head, alike=()):

@@ -4,6 +4,7 @@ differently."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from refattn import attention_stages, masks
 from refattn.gradients import AttentionGradients, grouped_query_attention_vjp
 from refattn.masks import Mask
 from refattn.testing.mechanisms.masks.variants import replaced, shifted
-from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, Variant, variant
 
 _LN2 = math.log(2.0)
 
@@ -446,6 +447,44 @@ def causal_assumed(d_out, q, k, v, mask=None, **options):
         q.shape[-2], k.shape[-2], q_positions=options.get("q_positions"), k_positions=options.get("k_positions")
     )
     return evaluate(d_out, q, k, v, mask, backward_mask=backward, delta=_from_output, **options)
+
+
+@variant("causal/assumed", "ATTN-MASK", "attention_vjp", seen=["kyegomez/OpenMythos#2"])
+def of_causal_assumed(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention that is causal without a mask, forward as backward."""
+    if mask is not None or not k.shape[-2] or not q.shape[-2]:
+        raise NotApplicable
+    return evaluate(d_out, q, k, v, masks.causal(), **options)
+
+
+@variant("causal/assumed_top_left", "ATTN-MASK", "attention_vjp", seen=["kyegomez/OpenMythos#2"])
+def of_causal_assumed_top_left(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention that is causal without a mask and counts its queries from 0, forward as backward."""
+    if mask is not None or not k.shape[-2] or q.shape[-2] in (0, k.shape[-2]):
+        raise NotApplicable
+    of_first = {"q_positions": np.arange(q.shape[-2]), "k_positions": None}
+    return evaluate(d_out, q, k, v, masks.causal(), **{**options, **of_first})
+
+
+@variant("mask/ignored", "ATTN-MASK", "attention_vjp", seen=["pytorch/pytorch#117939"])
+def of_mask_ignored(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention without its mask, forward as backward."""
+    if mask is None:
+        raise NotApplicable
+    return evaluate(d_out, q, k, v, **options)
+
+
+def of_mask(v: Variant) -> Variant:
+    """A variant of `Mask.dense` as one of the gradients: of attention that reads the rule so, forward as backward."""
+    dense = v.call
+
+    def call(d_out, q, k, v, mask=None, *, q_positions=None, k_positions=None, **options):
+        if not isinstance(mask, Mask):
+            raise NotApplicable
+        changed = dense(mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions)
+        return evaluate(d_out, q, k, v, changed, **options)
+
+    return replace(v, function="attention_vjp", call=call)
 
 
 @variant("gradient/causal_top_left", "GRAD-MASK", "attention_vjp")
