@@ -231,7 +231,9 @@ def _attend(
     allowed = visible(mask, n, m, q_positions=q_positions, k_positions=k_positions, like=q)
     if allowed is not None:
         backend.broadcast("leading axes", mask=allowed.shape[:-2], q_k_v=lead)
-    backend.boolean(xp, **{"dropout keep": keep})
+    if keep is not None:
+        backend.boolean(xp, **{"dropout keep": keep})
+        backend.fits_scores("dropout keep", keep, n, m)
     scale, cap = checked_scale(scale, q.shape[-1]), checked_softcap(softcap)
 
     s = scored(xp, q, k, scale)  # (..., N, M)
@@ -279,7 +281,7 @@ def sunk(xp, w, total, peak, sinks):
 
 
 def dropped(xp, w, keep, rate):
-    backend.broadcast("shapes of weights and dropout", weights=w.shape, keep=keep.shape)
+    backend.broadcast("leading axes", weights=w.shape[:-2], keep=keep.shape[:-2])
     return xp.where(keep, w / (1.0 - rate), 0.0)
 
 
@@ -364,11 +366,7 @@ def check_shapes(q, k, v, bias, sinks):
     except ValueError as error:
         raise ValueError(f"{error}{_heads_hint(**leads)}") from None
     if bias is not None:
-        for axis, size, letter in ((-1, m, "M"), (-2, n, "N")):
-            if bias.ndim >= -axis and bias.shape[axis] not in (1, size):
-                raise ValueError(
-                    f"bias has shape {tuple(bias.shape)}; it must broadcast to (..., N={n}, M={m}): {letter} differs"
-                )
+        backend.fits_scores("bias", bias, n, m)
         backend.broadcast("leading axes", bias=bias.shape[:-2], q_k_v=lead)
     if sinks is not None:
         backend.broadcast("leading axes", sinks=sinks.shape, q_k_v=lead)

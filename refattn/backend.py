@@ -34,12 +34,17 @@ ieee = np.errstate(all="ignore")
 _OTHER_MEANING = (np.ma.MaskedArray, np.matrix)
 
 
-def _library(x, name="x"):
+def plain(name, x):
+    """Refuse an array whose operators mean something else, or that hides some of its entries."""
     if isinstance(x, _OTHER_MEANING):
         raise TypeError(
             f"{name} is a {_kind(x)}, whose operators are not those of an array; it must be a plain NumPy array"
             " (np.asarray makes one of it, and takes a masked entry for what it holds)"
         )
+
+
+def _library(x, name="x"):
+    plain(name, x)
     if isinstance(x, np.ndarray | np.generic):
         return np
     if type(x).__module__.partition(".")[0] == "cupy":
@@ -405,3 +410,12 @@ def broadcast(shape_text, **shapes):
     except ValueError:
         listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(f"the {shape_text} do not broadcast: {listed}") from None
+
+
+def fits_scores(name, x, n, m):
+    """Refuse what goes with the scores, entry by entry, and has other numbers of queries or keys."""
+    for axis, size, letter in ((-1, m, "M"), (-2, n, "N")):
+        if x.ndim >= -axis and x.shape[axis] not in (1, size):
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}; it must broadcast to (..., N={n}, M={m}): {letter} differs"
+            )

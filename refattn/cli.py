@@ -395,7 +395,10 @@ def _check_one(options):
     try:
         known = [] if options.no_known else allow.shipped()
         if options.allow:
-            known += allow.read(options.allow)
+            own = allow.read(options.allow)
+            known += own
+            if others := allow.of_others(own, target.name):
+                console.tell(sys.stderr, f"{options.allow}: {others}\n")
         report = check(
             target,
             options.function,

@@ -45,8 +45,14 @@ class State:
             )
         except (ValueError, TypeError, adapters.NotAvailable) as error:
             raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {error}") from None
-        self.given = allow.in_force(read_allowed(self.option), self.adapter.name, self.adapter.version)
-        self.entries = [*self.given, *allow.in_force(allow.shipped(), self.adapter.name, self.adapter.version)]
+        name, version = self.adapter.name, self.adapter.version
+        own, shipped = read_allowed(self.option), allow.shipped()
+        self.given = allow.in_force(own, name, version)
+        self.entries = [*self.given, *allow.in_force(shipped, name, version)]
+        self.lists = [
+            allow.told(allow.measured_on([*own, *shipped], name, version), version),
+            allow.of_others(own, name),
+        ]
         self.cases = self._cases()
         self.results: list[Result] = []  # of this process: with xdist each worker has its own
         self.shown: dict[tuple[str, str, str], str] = {}
@@ -292,6 +298,8 @@ class Summary:
             return
         write = terminalreporter.write_line
         terminalreporter.section(f"refattn: {self.state.adapter.name}")
+        for line in filter(None, self.state.lists):
+            write(line)
         for cause in settled([r for r in self.state.results if not self.state.known(r)])[1]:
             write(f"{cause.function}: {cause}", bold=True)
         for cases in sorted(self.deviations.values(), key=len, reverse=True):

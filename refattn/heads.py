@@ -572,7 +572,8 @@ def grouped_arguments(xp, q, k, v, mask, bias, sinks, dropout, q_positions, k_po
     if mask is not None:
         backend.broadcast("leading axes", mask=mask.shape[:-2], q_k_v=lead)
     if keep is not None:
-        backend.broadcast("shapes of weights and dropout", weights=(*lead, n, m), keep=keep.shape)
+        backend.fits_scores("dropout keep", keep, n, m)
+        backend.broadcast("leading axes", weights=lead, keep=keep.shape[:-2])
 
     def grouped(x, place):
         return None if x is None else _regrouped(xp, x, place, kv_heads)

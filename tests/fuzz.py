@@ -18,7 +18,7 @@ import re
 import signal
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -363,6 +363,7 @@ def _others(d):
         Call("backend.number", lambda value: backend.number("value", value), {"value": 1.0}, {"value": "scalar"}),
         Call("backend.integer", lambda value: backend.integer("value", value), {"value": 1}, {"value": "integer"}),
         Call("testing.bound", lambda **given: testing.bound("attention", testing.PROFILES["float32"], **given), {"q": x, "k": x, "v": x, "scale": 1.0}),
+        Call("testing.tolerance", lambda **given: testing.tolerance("softmax", **given), {"x": x, "axis": -1, "precision": "float32"}, {"precision": "word"}),
         Call("testing.profile", testing.profile, {"precision": "float32"}, {"precision": "word"}),
         Call("testing.round_to", testing.round_to, {"x": x, "fmt": FORMATS["float16"]}, {"x": "list of reals", "fmt": "word"}),
         Call("testing.from_bits", testing.from_bits, {"bits": np.zeros(2, dtype=np.uint16), "fmt": "bfloat16"}, {"bits": "any", "fmt": "word"}),
@@ -387,29 +388,37 @@ class Finding(NamedTuple):
 
 def judged(call: Call, replaced: dict[str, str]) -> Finding | None:
     """Make a call with hostile values in place of some arguments."""
+    fitting = any(value not in NONSENSE[call.kind(name)] for name, value in replaced.items())
+    named = call.given if fitting else replaced  # what is right by itself may be wrong by what it has to fit
+    anything = _of_callers_function(replaced)
+    what = _end(call, {name: HOSTILE[value]() for name, value in replaced.items()}, None if anything else named)
+    if what == "returns":
+        wrong = [name for name, value in replaced.items() if value in NONSENSE[call.kind(name)]]
+        what = f"taken: {', '.join(wrong)}" if wrong else None
+    return Finding(call.name, " and ".join(replaced), " and ".join(replaced.values()), what) if what else None
+
+
+def judged_shape(call: Call, what: str, arrays: dict[str, np.ndarray]) -> Finding | None:
+    """Make a call with arrays of other shapes, which may be right or be refused."""
+    end = _end(call, arrays, {*call.given, "d_out", "parents", "ids"})  # of calls of weights alone, and of rules
+    shapes = ", ".join(str(x.shape) for x in arrays.values())
+    return None if end in ("returns", None) else Finding(call.name, what, shapes, end)
+
+
+def _end(call, replaced, named):
+    """How a call ends, None if by an error that names an argument: one of these, or any error's words where they are None."""
     given = {name: x if callable(x) else copy.copy(x) for name, x in call.given.items()}
-    given |= {name: HOSTILE[value]() for name, value in replaced.items()}
-    names, values = " and ".join(replaced), " and ".join(replaced.values())
-
-    def finding(what):
-        return Finding(call.name, names, values, what)
-
     try:
         with warnings.catch_warnings(), _at_most(SECONDS):
             warnings.simplefilter("error")
-            call.function(**given)
+            call.function(**given | replaced)
     except (ValueError, TypeError) as error:
-        fitting = any(value not in NONSENSE[call.kind(name)] for name, value in replaced.items())
-        named = given if fitting else replaced  # what is right by itself may be wrong by what it has to fit
-        if not any(_names(str(error), name) for name in named) and not _of_callers_function(replaced):
-            return finding(f"unnamed {type(error).__name__}: {str(error)[:150]}")
+        if named is None or any(_names(str(error), name) for name in named):
+            return None
+        return f"unnamed {type(error).__name__}: {str(error)[:150]}"
     except Exception as error:
-        return finding(f"{type(error).__name__}: {_text(error)}")
-    else:
-        wrong = [name for name, value in replaced.items() if value in NONSENSE[call.kind(name)]]
-        if wrong:
-            return finding(f"taken: {', '.join(wrong)}")
-    return None
+        return f"{type(error).__name__}: {_text(error)}"
+    return "returns"
 
 
 SECONDS = 3
@@ -459,6 +468,31 @@ def singles(seed) -> list[tuple[Call, dict[str, str]]]:
     return [(call, {name: value}) for call in calls(seed) for name in call.given for value in HOSTILE]
 
 
+def reshaped(call: Call) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The arrays of a call with an axis emptied, cut to one, one longer, gone or new; then an axis of all emptied at once."""
+    arrays = {name: x for name, x in call.given.items() if isinstance(x, np.ndarray)}
+    for name, x in arrays.items():
+        for axis in range(x.ndim):
+            yield f"{name}, axis {axis} empty", {name: np.take(x, [], axis=axis)}
+            if x.shape[axis]:
+                first = np.take(x, [0], axis=axis)
+                yield f"{name}, axis {axis} cut", {name: first}
+                yield f"{name}, axis {axis} longer", {name: np.concatenate([x, first], axis)}
+                yield f"{name}, axis {axis} gone", {name: first.squeeze(axis)}
+        yield f"{name}, an axis more", {name: np.stack([x, x])}
+        yield f"{name}, an empty axis more", {name: np.stack([x])[:0]}
+    for axis in range(-4, 0):
+        empty = {name: np.take(x, [], axis=axis) for name, x in arrays.items() if x.ndim >= -axis}
+        if empty:
+            yield f"all, axis {axis} empty", empty
+
+
+def shapes(seed) -> list[Finding]:
+    """Every public function with arrays of shapes that do not belong together, or of nothing."""
+    made = (judged_shape(call, what, arrays) for call in calls(seed) for what, arrays in reshaped(call))
+    return [finding for finding in made if finding]
+
+
 def fuzz(seed, number) -> list[Finding]:
     """So many hostile calls: all single replacements in random order, then pairs, from base calls that change."""
     rng = np.random.default_rng(seed)
@@ -485,7 +519,7 @@ def main():
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    found = fuzz(given.seed, given.calls)
+    found = fuzz(given.seed, given.calls) + shapes(given.seed)
     seen: Counter[tuple] = Counter()
     for finding in found:
         key = finding.call, finding.argument, finding.what[:60]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn import arguments, backend, cache, gradients, latent, masks, positions
+from refattn import arguments, backend, cache, gradients, latent, masks, positions, testing
 from tests import fuzz
 
 X = np.linspace(-1.0, 1.0, 12).reshape(3, 4)
@@ -20,6 +20,12 @@ STEPS = NEW, NEW, NEW, [2]
 @pytest.mark.parametrize(("seed", "number"), [(1, 2500), pytest.param(2, 30_000, marks=pytest.mark.slow)])
 def test_hostile_calls_are_refused_by_name(seed, number):
     assert [str(finding) for finding in fuzz.fuzz(seed, number)] == []
+
+
+@pytest.mark.clause("BACKEND-REFUSE")
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
+def test_shapes_that_do_not_belong_together_are_refused_by_name(seed):
+    assert [str(finding) for finding in fuzz.shapes(seed)] == []
 
 
 def test_the_fuzzer_sees_what_it_looks_for():
@@ -141,6 +147,45 @@ def test_other_things_are_no_numbers(wrong, says):
 def test_each_kind_of_wrong_argument_is_named(call, says):
     with pytest.raises((TypeError, ValueError), match=says):
         call()
+
+
+@pytest.mark.clause("ATTN-DROPOUT", "BACKEND-REFUSE")
+@pytest.mark.parametrize("shape", [(4, 3), (1, 4, 3), (3,), (5, 1)])
+@pytest.mark.parametrize(
+    "function", [refattn.attention, refattn.tiled_attention, refattn.split_attention, refattn.attention_vjp,
+                 refattn.grouped_query_attention]
+)  # fmt: skip
+def test_draws_for_other_queries_or_keys_are_refused_where_the_scores_have_one(function, shape):
+    q, k = np.ones((1, 1, 4)), np.ones((1, 1, 4))
+    dropout = (np.ones(shape, dtype=bool), 0.5)
+    gradient = (q,) if function is refattn.attention_vjp else ()
+    more = {"splits": 1} if function is refattn.split_attention else {}
+    with pytest.raises(ValueError, match=r"dropout keep has shape .* it must broadcast to .*N=1, M=1"):
+        function(*gradient, q, k, k, dropout=dropout, **more)
+
+
+@pytest.mark.clause("BACKEND-REFUSE")
+@pytest.mark.parametrize("function", [refattn.tiled_attention, refattn.split_attention])
+def test_no_query_heads_over_several_are_refused_by_name(function):
+    q, k = np.ones((0, 3, 4)), np.ones((2, 5, 4))
+    with pytest.raises(ValueError, match=r"leading axes .* do not broadcast: q \(0,\), k \(2,\)"):
+        function(q, k, k, **({"splits": 1} if function is refattn.split_attention else {}))
+
+
+@pytest.mark.clause("BACKEND-REFUSE")
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # NumPy's own, of its matrices
+@pytest.mark.parametrize("kind", [lambda x: np.ma.MaskedArray(x, mask=x > 0), np.matrix])
+def test_the_kit_takes_no_arrays_that_hide_entries_or_mean_other_operators(kind):
+    x = kind(X)
+    with pytest.raises(TypeError, match=r"x is a numpy.* it must be a plain NumPy array"):
+        testing.bound(refattn.softmax, "float32", x)
+    with pytest.raises(TypeError, match=r"x is a numpy.* it must be a plain NumPy array"):
+        testing.tolerance(refattn.softmax, x)
+    params = MHA._replace(w_q=kind(np.eye(4)))
+    with pytest.raises(TypeError, match=r"params.w_q is a numpy"):
+        testing.assert_matches(X, refattn.multi_head_attention, X, None, params, heads=2)
+    with pytest.raises(TypeError, match="actual, its out: x is a numpy"):
+        testing.assert_matches(x, refattn.softmax, X)
 
 
 def test_parts_may_be_merged_in_any_order_however_deep_its_pairs_are():

@@ -260,7 +260,7 @@ def test_errors_of_heads_say_what_was_wrong():
         grouped_query_attention(q, k, v, bias=np.zeros((6, 3, 4)))
     with pytest.raises(ValueError, match=r"leading axes do not broadcast: mask \(3, 1\), q_k_v \(2, 6\)"):
         grouped_query_attention(q, k, v, np.ones((3, 1, 3, 5), dtype=bool))
-    with pytest.raises(ValueError, match=r"weights \(2, 6, 3, 5\), keep \(6, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"keep has shape \(6, 3, 4\); it must broadcast to \(..., N=3, M=5\): M"):
         grouped_query_attention(q, k, v, dropout=(np.ones((6, 3, 4), dtype=bool), 0.5))
     with pytest.raises(TypeError, match="keep has dtype float64; it must be bool"):
         grouped_query_attention(q, k, v, dropout=(np.ones((3, 5)), 0.5))

@@ -571,7 +571,7 @@ REFUSED = [
     (lambda: masks.documents([0, 1]).dense(3, 3), ValueError, "ids covers positions 0 to 1, but a query lies outside"),
     (lambda: masks.documents([0, 1], [0]).dense(2, 2), ValueError, "k_ids covers positions 0 to 0, but a key lies outside"),
     (lambda: masks.documents([0, 1]).dense(2, 1), ValueError, "but a query lies outside"),
-    (lambda: masks.tree([-1, 0], 1).dense(1, 4), ValueError, r"the tree ends at position 2 \(prefix \+ T - 1, for T parents\), but a query"),
+    (lambda: masks.tree([-1, 0], 1).dense(1, 4), ValueError, r"the tree of parents ends at position 2 \(prefix \+ T - 1, for T parents\), but a query"),
     (lambda: masks.tree([-1, 0], 1).dense(1, 4, q_positions=[0]), ValueError, "but a key lies past it"),
     (lambda: (masks.padding([1, 2]) & masks.prefix([1, 2, 3])).dense(2, 2), ValueError,
      r"shapes of two rules do not broadcast: padding\(lengths=\[1, 2\], starts=0\) \(2, 1, 2\), prefix"),

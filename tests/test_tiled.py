@@ -587,7 +587,7 @@ GOOD = dict(zip("qkv", qkv(16), strict=True))
         ({"bias": lambda i, j: i > j}, TypeError, "bias returns bool; it must return floating-point numbers"),
         ({"dropout": (lambda i, j: i - j, 0.5)}, TypeError, "dropout returns int64; it must return truth values"),
         ({"bias": lambda i, j: np.zeros((4, 1, 1, 1))}, ValueError, r"leading axes do not broadcast: bias \(4, 1\)"),
-        ({"dropout": (np.ones((N, 5), dtype=bool), 0.5)}, ValueError, "weights and dropout"),
+        ({"dropout": (np.ones((N, 5), dtype=bool), 0.5)}, ValueError, "dropout keep has shape .*: M differs"),
         ({"dropout": (np.ones((N, M)), 0.5)}, TypeError, "keep has dtype float64"),
         ({"dropout": 0.5}, TypeError, "dropout must be a pair"),
         ({"sinks": np.zeros(4)}, ValueError, "sinks"),

@@ -98,6 +98,11 @@ def decode(
     for name in options.keys() - {"scale", "softcap", "sinks"}:
         raise TypeError(f"decode has no option {name!r}; it passes on scale, softcap and sinks")
     blocks = _events(q, k, v, blocks, cache)
+    for name, x in (("q", q), ("k", k)):
+        if rope_base is not None and x.shape[-1] % 2:
+            raise ValueError(
+                f"{name} has head size {x.shape[-1]}; with rope_base it must be even, for pairs are rotated"
+            )
     slack = _taken_back(blocks)
     plan = {
         "contiguous": lambda: KVCache(),
@@ -187,6 +192,8 @@ def _events(q, k, v, blocks, cache):
             raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (B, H, T, D)")
         if name != "q" and cache != "cross" and x.shape[-2] != q.shape[-2]:
             raise ValueError(f"{name} has {x.shape[-2]} tokens, q has {q.shape[-2]}: all are T")
+        if x.shape[1] == 0:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; it must have at least one head: (B, H, T, D)")
         if x.shape[0] != q.shape[0]:
             raise ValueError(f"{name} has {x.shape[0]} sequences, q has {q.shape[0]}: all are B")
     events: list = []
@@ -229,5 +236,7 @@ def _taken_back(blocks):
 def _paged(k, v, page_size):
     batch, heads, tokens, d = k.shape
     page_size = backend.integer("page_size", page_size, least=1)
+    if batch == 0:
+        raise ValueError(f"k has shape {tuple(k.shape)}; with cache='paged' there must be at least one sequence, B")
     pool = PagePool(batch * (-(-tokens // page_size) + 1), page_size, heads, d, v.shape[-1], like=k)
     return PagedKVCache(pool, batch)

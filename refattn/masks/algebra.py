@@ -351,9 +351,5 @@ def visible(mask, n, m, *, q_positions=None, k_positions=None, like):
             " an additive term goes in bias"
         )
     backend.boolean(xp, mask=mask)
-    for axis, size, letter in ((-1, m, "M"), (-2, n, "N")):
-        if mask.ndim >= -axis and mask.shape[axis] not in (1, size):
-            raise ValueError(
-                f"mask has shape {tuple(mask.shape)}; it must broadcast to (..., N={n}, M={m}): {letter} differs"
-            )
+    backend.fits_scores("mask", mask, n, m)
     return mask

@@ -57,7 +57,7 @@ def tree(parents, prefix=0):
         for name, positions in (("query", i), ("key", j)):
             if bool(xp.any(positions > last)):
                 raise ValueError(
-                    f"the tree ends at position {last} (prefix + T - 1, for T parents), but a {name} lies past it"
+                    f"the tree of parents ends at position {last} (prefix + T - 1, for T parents), but a {name} lies past it"
                 )
         seen = (j <= i) & (j < prefix)
         up = backend.integers(xp, i, parents=parents)

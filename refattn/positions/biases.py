@@ -88,7 +88,7 @@ def alibi_bias(slopes, n, m, *, q_positions=None, k_positions=None):
     n, m = backend.integer("n", n, least=0), backend.integer("m", m, least=0)
     arguments.room(24 * n * m * max(1, slopes.shape[-1]), n=n, m=m)
     nearness = -xp.abs(_relative(slopes, n, m, q_positions, k_positions))
-    backend.broadcast("leading axes", slopes=slopes.shape, positions=nearness.shape[:-2])
+    backend.broadcast("leading axes", slopes=slopes.shape, **{"q_positions and k_positions": nearness.shape[:-2]})
     return slopes[..., None, None] * backend.cast(nearness, slopes.dtype)
 
 
@@ -200,7 +200,7 @@ def t5_bias(table, n, m, *, q_positions=None, k_positions=None, bidirectional=Tr
         )
     except ValueError as error:
         raise ValueError(f"table has {buckets} rows: {error}") from None
-    backend.broadcast("leading axes", heads=(heads,), positions=relative.shape[:-2])
+    backend.broadcast("leading axes", heads=(heads,), **{"q_positions and k_positions": relative.shape[:-2]})
     index = bucket * heads + backend.arange(xp, 0, heads, table)[:, None, None]  # (..., H, N, M) in the flat table
     return xp.reshape(xp.take(xp.reshape(table, (-1,)), xp.reshape(index, (-1,))), index.shape)
 

@@ -104,20 +104,46 @@ def in_force(entries: list[Allowance], target: str, version: str) -> list[Allowa
 
 
 def measured_on(entries: list[Allowance], target: str, version: str) -> dict:
-    """On which releases the deviations of an implementation were measured, and by which of them this one is judged."""
-    releases = sorted({r for entry in entries if entry.target == target for r in entry.measured}, key=_numbers)
-    return {"releases": releases, "judged_as": stands_for(version, tuple(releases))} if releases else {}
+    """On which releases the deviations of an implementation were measured, and by which of them this one is judged; and
+    for which others somebody wrote down entries, that do not count here."""
+    of_target = [entry for entry in entries if entry.target == target]
+    releases = sorted({r for entry in of_target for r in entry.measured}, key=_numbers)
+    left = [entry for entry in of_target if not entry.measured and not entry.holds_for(version)]
+    found: dict = {"releases": releases, "judged_as": stands_for(version, tuple(releases))} if releases else {}
+    if left:
+        found["left_out"] = {
+            "entries": len(left),
+            "versions": sorted({v for e in left for v in e.versions}, key=_numbers),
+        }
+    return found
 
 
 def told(measured: dict, version: str) -> str:
     """The same in a line; empty where nothing was measured."""
-    if not measured:
-        return ""
-    *others, last = map(printable, measured["releases"])
-    line = f"known deviations were measured on {' and '.join(filter(None, [', '.join(others), last]))}"
-    if _numbers(version) in map(_numbers, measured["releases"]):
-        return line
-    return f"{line}, not on {version or 'this release'}: those of {measured['judged_as']} are taken"
+    version, said = version or "this release", []
+    if measured.get("releases"):
+        said.append(f"known deviations were measured on {_listed(measured['releases'])}")
+        if _numbers(version) not in map(_numbers, measured["releases"]):
+            said[0] += f", not on {version}: those of {measured['judged_as']} are taken"
+    if left := measured.get("left_out"):
+        entries = "1 entry" if left["entries"] == 1 else f"{left['entries']} entries"
+        said.append(f"{entries} of the allow-list for {_listed(left['versions'])}, not for {version}: left out")
+    return "; ".join(said)
+
+
+def _listed(releases) -> str:
+    *others, last = map(printable, releases)
+    return " and ".join(filter(None, [", ".join(others), last]))
+
+
+def of_others(entries: list[Allowance], target: str) -> str:
+    """For whom the entries of a list are, in words, where none is for this implementation."""
+    others = sorted({printable(entry.target) for entry in entries})
+    return (
+        ""
+        if not others or target in others
+        else f"the allow-list has no entry for {target}; it is for {', '.join(others)}"
+    )
 
 
 def excused(found: Coverage, entries: Iterable[Allowance], at_least: float) -> tuple[Coverage, Allowance | None]:

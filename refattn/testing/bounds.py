@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from refattn import backend
 from refattn.testing.profiles import profile as named_profile
-from refattn.testing.reference import in_float64, named_arguments, oracle
+from refattn.testing.reference import call_in_float64, named_arguments, oracle
 from refattn.testing.roundoff import Bound, gamma, rounded
 from refattn.testing.subject import name_of, subject
 
@@ -43,7 +43,7 @@ def bound(function, precision, /, *args, **kwargs) -> dict[str, Bound]:
     (array([0.25, 0.25, 0.25, 0.25]), True)
     """
     function, profile = name_of(function), named_profile(precision)
-    args, kwargs = in_float64(args), in_float64(kwargs)
+    args, kwargs = call_in_float64(function, args, kwargs)
     try:
         bounds = _bounded(function, profile, args, kwargs)
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, Warning):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refattn import console
+from refattn.testing.allow import told
 from refattn.testing.reports.html import verdict
 from refattn.testing.reports.matrix import as_matrix
 from refattn.testing.reports.progress import EVERY
@@ -53,6 +54,8 @@ class Everything:
             lines.append(
                 f"{title:<28} {verdict(document)[1]}; {len(document['cases'])} cases, {document['seconds']:.1f} s"
             )
+            if target["version"] not in document["measured"].get("releases", [target["version"]]):
+                lines.append(f"{'':<28} {told(document['measured'], target['version'])}")
         lines += [f"{name:<28} FAILED: {text}" for name, text in self.failures.items()]
         return "\n".join(lines).strip("\n")
 

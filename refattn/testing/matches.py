@@ -15,7 +15,7 @@ from refattn.testing.distances import ratio, same
 from refattn.testing.inexact import unrounded, with_rounded
 from refattn.testing.presets import expected_of
 from refattn.testing.profiles import PROFILES, Profile, profile
-from refattn.testing.reference import in_float64, oracle, to_numpy
+from refattn.testing.reference import call_in_float64, oracle, to_numpy
 from refattn.testing.returned import GRADIENTS, by_name, given_as_array, is_none
 from refattn.testing.rounding import ulp
 from refattn.testing.rows import described
@@ -164,7 +164,9 @@ class Comparison:
             return [self.reason]
         fitting = [e for e in self.explanations if e.fit <= FITS]
         rest = [e for e in self.explanations if e.fit > FITS]
-        alike = [e for e in fitting[1:] if e.variant is not None]
+        alike = {
+            e.name: e for e in fitting[1:] if e.variant is not None and e.name != fitting[0].name
+        }  # sizes of a tile
         if not fitting:
             alone = [e.name for e in sorted(rest, key=lambda e: e.alone) if e.alone <= FITS]
             if alone:
@@ -189,7 +191,7 @@ class Comparison:
             + (f" within {best.fit:.2g}x of the bound" if best.fit else " exactly")
             + (f"; the next best is {_times(rest[0].fit)} away." if rest else ".")
         )
-        return self._named(best, head, alike)
+        return self._named(best, head, [*alike.values()])
 
     @staticmethod
     def _named(best, head, alike=()):
@@ -246,7 +248,7 @@ def compare(
     chosen = profile(precision)
     backend.choice("tier", tier, TIERS)
     name = name_of(function)
-    args, kwargs = in_float64(args), in_float64(kwargs)
+    args, kwargs = call_in_float64(name, args, kwargs)
     with np.errstate(all="ignore"):
         named = by_name(name, actual, lambda: oracle(name, *args, **kwargs))
         bounds = bound(name, chosen, *args, **kwargs)

@@ -12,7 +12,7 @@ import numpy as np
 from refattn import backend
 from refattn.masks import Mask
 from refattn.testing.names import function_named
-from refattn.testing.nested import mapped
+from refattn.testing.nested import mapped, paths
 from refattn.testing.rounding import format_named
 
 
@@ -39,6 +39,7 @@ def to_numpy(x) -> np.ndarray:
     >>> to_numpy(np.array([1.5], dtype=np.float16))
     array([1.5])
     """
+    backend.plain("x", x)
     if isinstance(x, type | types.ModuleType):
         raise TypeError(f"x, {backend.shown(x)}, is no array")
     family = type(x).__module__.partition(".")[0]
@@ -115,6 +116,13 @@ def in_float64(arguments):
     return mapped(_in_float64, arguments)
 
 
+def call_in_float64(function: str, args, kwargs):
+    """The arguments of a call in float64; what is no plain array is refused by the argument's name."""
+    for where, x in paths(named_arguments(function, args, kwargs)):
+        backend.plain(where, x)
+    return in_float64(args), in_float64(kwargs)
+
+
 def _in_float64(x):
     is_array = hasattr(x, "dtype") and not isinstance(x, Mask) and not callable(getattr(x, "shape", len))
     return to_numpy(x) if is_array else x
@@ -156,7 +164,9 @@ def oracle(function, *args, **kwargs):
     >>> oracle(refattn.softmax, np.zeros(4, dtype=np.float16))
     array([0.25, 0.25, 0.25, 0.25])
     """
-    function = function_named(function) if isinstance(function, str) else function
+    if isinstance(function, str):
+        args, kwargs = call_in_float64(function, args, kwargs)
+        return function_named(function)(*args, **kwargs)
     return function(*in_float64(args), **in_float64(kwargs))
 
 

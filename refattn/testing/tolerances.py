@@ -10,7 +10,7 @@ import numpy as np
 from refattn.testing.bounds import Bound, bound
 from refattn.testing.distances import distance, same
 from refattn.testing.profiles import profile
-from refattn.testing.reference import in_float64
+from refattn.testing.reference import call_in_float64
 from refattn.testing.subject import name_of
 from refattn.testing.variants import Variant, variants
 
@@ -160,7 +160,7 @@ def tolerance(function, /, *args, precision="float32", **kwargs) -> Tolerance:
     True
     """
     name, chosen = name_of(function), profile(precision)
-    args, kwargs = in_float64(args), in_float64(kwargs)
+    args, kwargs = call_in_float64(name, args, kwargs)
     with np.errstate(all="ignore"):
         bounds = bound(name, chosen, *args, **kwargs)
         spreads = {key: _spread(b) for key, b in bounds.items()}

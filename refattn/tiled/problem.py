@@ -239,7 +239,8 @@ def problem_of(
     backend.broadcast("leading axes", bias=of_bias, q_k_v=qkv_lead)
     of_scores = backend.broadcast("leading axes", q=q.shape[:-2], k=one_k.shape[:-2], mask=of_mask, bias=of_bias)
     if keep is not None and not callable(keep):
-        backend.broadcast("shapes of weights and dropout", weights=(*of_scores, n, m), keep=keep.shape)
+        backend.fits_scores("dropout keep", keep, n, m)
+        backend.broadcast("leading axes", weights=of_scores, keep=keep.shape[:-2])
     of_sinks = () if sinks is None else sinks.shape
     scale, (finite, large) = checked_scale(scale, q.shape[-1]), _sizes_of_values(xp, v)
     lead = backend.broadcast("leading axes", scores=of_scores, q_k_v=qkv_lead, dropout=of_keep, sinks=of_sinks)
@@ -283,7 +284,7 @@ def _one_of_each_group(q, k, v):
     if min(q.ndim, k.ndim, v.ndim) < 3:
         return k, v
     heads, kv_heads = q.shape[-3], k.shape[-3]
-    if kv_heads in (0, 1, heads) or heads % kv_heads or v.shape[-3] != kv_heads:
+    if heads == 0 or kv_heads in (0, 1, heads) or heads % kv_heads or v.shape[-3] != kv_heads:
         return k, v
     return k[..., :1, :, :], v[..., :1, :, :]
 

@@ -84,7 +84,7 @@ ATTENTION = [
     case(
         "attention_vjp.basic.0001: GRAD-EXACT GRAD-SCALE; Basic Gradient",
         call("attention_vjp", **small("basic")),
-        "gradient/causal_assumed",
+        "gradient/causal_assumed causal/assumed causal/assumed_top_left",
     ),
     case(
         "attention_vjp.values.0001: GRAD-EXACT; Gradient",
@@ -112,7 +112,7 @@ ATTENTION = [
     case(
         "attention_vjp.causal.0002: GRAD-EMPTY GRAD-MASK; Gradient CausalAlignment EmptyRow",
         call("attention_vjp", **small("tall", n=5, m=3, d_lse=True), mask=CAUSAL),
-        "gradient/mask_forgotten gradient/causal_top_left causal/top_left",
+        "gradient/mask_forgotten gradient/causal_top_left causal/top_left mask/ignored",
         comment="Queries 0 and 1 lie before every key.",
     ),
     case(

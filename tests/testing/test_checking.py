@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn import masks
+from refattn import cli, masks
 from refattn.testing import allow, reports
 from refattn.testing.adapters import Adapter, CallableAdapter, Unsupported
 from refattn.testing.checking import check, mechanism_of
@@ -185,7 +185,31 @@ def test_an_entry_of_one_s_own_may_be_for_some_releases(tmp_path):
     for versions, ok in ((("2.1",), True), (("2.10",), False)):
         report = check(mine, allow=[entry(versions=versions)], only="attention.causal_wide*")
         assert report.ok == ok, versions
-        assert not report.measured
+        left = {"left_out": {"entries": 1, "versions": ["2.10"]}}
+        assert report.measured == ({} if ok else left)
+        said = "1 entry of the allow-list for 2.10, not for 2.1.7: left out"
+        for text in (reports.as_text(report), reports.as_html([reports.as_document(report)])):
+            assert (said in text) == (not ok)
+
+
+def test_entries_for_several_other_releases_are_counted():
+    own = [entry(deviation=name, versions=versions) for name, versions in (("a", ("2.10",)), ("b", ("1", "2.9")))]
+    shipped = entry(deviation="c", measured=("1.0",), until=None)
+    told = allow.told(allow.measured_on([*own, shipped], "mine", ""), "")
+    assert told == (
+        "known deviations were measured on 1.0, not on this release: those of 1.0 are taken;"
+        " 2 entries of the allow-list for 1, 2.9 and 2.10, not for this release: left out"
+    )
+    assert not allow.measured_on(own, "other", "")
+
+
+def test_a_list_that_is_for_others_is_told(tmp_path, capsys):
+    (tmp_path / "known.toml").write_text(MEASURED)
+    words = ["check", "refattn:softmax", "--function", "softmax", "--effort", "smoke", "--allow"]
+    assert cli.main([*words, str(tmp_path / "known.toml")]) == 0
+    assert "known.toml: the allow-list has no entry for refattn:softmax; it is for lib" in capsys.readouterr().err
+    assert not allow.of_others([entry()], "mine")
+    assert not allow.of_others([], "mine")
 
 
 @pytest.mark.parametrize(

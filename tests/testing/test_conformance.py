@@ -206,6 +206,17 @@ def test_an_entry_that_nothing_needs_is_a_failure(judge):
     assert "shows it any longer: the entry can go" in output
 
 
+def test_entries_that_do_not_count_here_are_told(judge):
+    known = entry(judge.folder, "top_left")
+    known.write_text(known.read_text() + 'versions = ["9.9"]\n')
+    code, output = judge("top_left", "--refattn-allow", known, "--refattn-clause", "ATTN-ALIGN")
+    assert code == 1
+    assert "1 entry of the allow-list for 9.9, not for this release: left out" in output
+    code, output = judge("plain", "--refattn-allow", known, "--refattn-clause", "ATTN-ALIGN")
+    assert code == 0
+    assert "the allow-list has no entry for kernels:plain; it is for kernels:top_left" in output
+
+
 def test_an_entry_that_has_ended_no_longer_counts(judge):
     yesterday = datetime.date.today() - datetime.timedelta(days=1)
     code, output = judge("top_left", *FEW, "--refattn-allow", entry(judge.folder, "top_left", yesterday))

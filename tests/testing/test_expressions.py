@@ -89,7 +89,7 @@ def test_nothing_else_has_a_meaning(text, says):
         (["9**9**9"], "nothing is called"),
         (["causal.__globals__['__builtins__']['__import__']('os').system('touch pwned')"], "has no meaning"),
         (["window(1)"], "missing 1 required"),
-        (["tree([-1,0])"], "for 16 queries and 16 keys (--size): the tree ends at position 1"),
+        (["tree([-1,0])"], "for 16 queries and 16 keys (--size): the tree of parents ends at position 1"),
         (["documents([1,2])"], "ids covers positions 0 to 1"),
         (["padding([])"], "no sequence at all"),
         (["causal()", "--size", "3", "1000000000"], "too large: 1000 x 1000 is the most"),

@@ -90,14 +90,14 @@ def causal_lost_without_heads(q, k, v, mask=None, **options):
 @variant("causal/assumed", "ATTN-MASK", "attention", seen=["kyegomez/OpenMythos#2", "osaurus-ai/vmlx-swift#185"])
 def causal_assumed(q, k, v, mask=None, **options):
     """Without a mask the kernel is causal."""
-    _needs(mask is None, k.shape[-2] > 1)
+    _needs(mask is None, k.shape[-2] > 0, max(q.shape[-2], k.shape[-2]) > 1)
     return evaluate(q, k, v, masks.causal(), **options)
 
 
 @variant("causal/assumed_top_left", "ATTN-MASK", "attention", seen=["kyegomez/OpenMythos#2"])
 def causal_assumed_top_left(q, k, v, mask=None, **options):
     """Without a mask the kernel is causal, and counts its queries from 0."""
-    _needs(mask is None, k.shape[-2] > 1, q.shape[-2] != k.shape[-2])
+    _needs(mask is None, k.shape[-2] > 0, q.shape[-2] != k.shape[-2])
     return evaluate(q, k, v, masks.causal(), **{**options, "q_positions": np.arange(q.shape[-2]), "k_positions": None})
 
 

@@ -23,7 +23,7 @@ from refattn.gradients import (
 )
 from refattn.testing.mechanisms.feedforward.inputs import gated, gated_networks
 from refattn.testing.mechanisms.gradients import bounds, inputs
-from refattn.testing.mechanisms.gradients.variants import collected
+from refattn.testing.mechanisms.gradients.variants import collected, of_mask
 from refattn.testing.mechanisms.heads import repeated
 from refattn.testing.mechanisms.norms.inputs import layer_norm, rms_norm
 from refattn.testing.mechanisms.positions.inputs import rotation, rotations, rotations_by_tables, tables
@@ -37,7 +37,12 @@ def summed_over_groups(found, given):
 
 
 ATTENTION_VJP = Subject(
-    attention_vjp, inputs.attention_vjp, "GRAD-EXACT", inputs.attentions, bound=bounds.attention_vjp_bound
+    attention_vjp,
+    inputs.attention_vjp,
+    "GRAD-EXACT",
+    inputs.attentions,
+    derive=(("Mask.dense", of_mask),),
+    bound=bounds.attention_vjp_bound,
 )
 GROUPED_QUERY_ATTENTION_VJP = Subject(
     grouped_query_attention_vjp,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from refattn.gradients.attention import (
 )
 from refattn.masks import Mask
 from refattn.testing.mechanisms.masks.variants import replaced, shifted
-from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.registry import NotApplicable, Variant, variant
 from refattn.testing.steps import Then, with_steps
 
 _LN2 = math.log(2.0)
@@ -435,6 +436,44 @@ def causal_assumed(d_out, q, k, v, mask=None, **options):
         q.shape[-2], k.shape[-2], q_positions=options.get("q_positions"), k_positions=options.get("k_positions")
     )
     return evaluate(d_out, q, k, v, mask, **_again(d_out, q, k, v, mask, backward, options), **options)
+
+
+@variant("causal/assumed", "ATTN-MASK", "attention_vjp", seen=["kyegomez/OpenMythos#2"])
+def of_causal_assumed(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention that is causal without a mask, forward as backward."""
+    if mask is not None or not k.shape[-2] or not q.shape[-2]:
+        raise NotApplicable
+    return attention_vjp(d_out, q, k, v, masks.causal(), **options)
+
+
+@variant("causal/assumed_top_left", "ATTN-MASK", "attention_vjp", seen=["kyegomez/OpenMythos#2"])
+def of_causal_assumed_top_left(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention that is causal without a mask and counts its queries from 0, forward as backward."""
+    if mask is not None or not k.shape[-2] or q.shape[-2] in (0, k.shape[-2]):
+        raise NotApplicable
+    of_first = {"q_positions": np.arange(q.shape[-2]), "k_positions": None}
+    return attention_vjp(d_out, q, k, v, masks.causal(), **{**options, **of_first})
+
+
+@variant("mask/ignored", "ATTN-MASK", "attention_vjp", seen=["pytorch/pytorch#117939"])
+def of_mask_ignored(d_out, q, k, v, mask=None, **options):
+    """The gradients of attention without its mask, forward as backward."""
+    if mask is None:
+        raise NotApplicable
+    return attention_vjp(d_out, q, k, v, **options)
+
+
+def of_mask(v: Variant) -> Variant:
+    """A variant of `Mask.dense` as one of the gradients: of attention that reads the rule so, forward as backward."""
+    dense = v.call
+
+    def call(d_out, q, k, v, mask=None, *, q_positions=None, k_positions=None, **options):
+        if not isinstance(mask, Mask):
+            raise NotApplicable
+        changed = dense(mask, q.shape[-2], k.shape[-2], q_positions=q_positions, k_positions=k_positions)
+        return attention_vjp(d_out, q, k, v, changed, **options)
+
+    return replace(v, function="attention_vjp", call=call)
 
 
 @variant("gradient/causal_top_left", "GRAD-MASK", "attention_vjp")
