@@ -53,6 +53,7 @@ TESTS = {
     "testing": ["tests/testing"],
 }
 ON_NUMPY = {True: ["--library", "numpy"], False: []}  # the shim's differences show on the strict library
+OPTIONS = "tests/conftest.py"  # doctests alone would not have the options that it adds
 RESULTS = ROOT / "tests" / "mutation.json"
 LIMIT = 60  # seconds a mutant may take, or five times what the unchanged module takes; an endless loop is found out
 
@@ -287,7 +288,8 @@ def _runs(module):
 def _pytest(arguments, module, plugins=()):
     common = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
     common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *ON_NUMPY[module != "backend"]]
-    return int(pytest.main([*common, *arguments], plugins=list(plugins)))
+    code = int(pytest.main([*common, *arguments], plugins=list(plugins)))
+    return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else code
 
 
 def _quiet():
@@ -426,7 +428,8 @@ def _sample(options):
         for file, line, what, place in chosen:
             able = entering(tests, file, function_at(sources[file], line))
             seconds = quickest(able, options.seconds)
-            runs = [sorted({test.partition("::")[0] for test in seconds})] if seconds else []
+            files = {test.partition("::")[0] for test in seconds}
+            runs = [sorted({*files, OPTIONS})] if files else []
             limit = LIMIT + 3 * sum(seconds.values())
             mutant = mutated(sources[file], *place)
             tasks.append((folder, modules[file], runs, seconds, limit, file, line, what, mutant))
