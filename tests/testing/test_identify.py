@@ -7,9 +7,10 @@ import pytest
 
 import refattn
 from refattn import cli, feedforward, masks
-from refattn.testing import presets
+from refattn.testing import adapters, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
-from refattn.testing.identify import LAYOUT, as_text, identify
+from refattn.testing.identify import LAYOUT, _found, _Kernel, as_text, identify
+from refattn.testing.rounding import round_to
 from refattn.testing.variants import variants
 
 
@@ -89,6 +90,42 @@ def test_a_scale_that_must_be_given_is_given_and_rules_become_arrays():
     square = found.finding("causal/square")
     assert (square.answer, square.meaning.endswith("(as an array)")) == ("own_too", True)
     assert found.finding("causal/fewer_queries").answer == "bottom_right"
+
+
+def asked(kernel, point, precision):
+    """What is found at one point."""
+    adapter = adapters.adapt(kernel, "attention", precision=precision, layout="reference")
+    return _found(next(p for p in points() if p.name == point), _Kernel(adapter, "attention", kernel, precision), [])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tolerance"),
+    [
+        ("float64", "float64", 2.0**-10),
+        ("float32", "float32", 2.0**-10),
+        ("float16", "float16", 2.0**-9),
+        ("bfloat16", "float32", 2.0**-6),
+        ("bfloat16/eager", "float32", 2.0**-6),
+        ("float8", "float32", 2.0**-4),
+        ("float8/unscaled", "float32", 2.0**-4),
+    ],
+)
+def test_inputs_come_in_the_format_of_a_precision_and_answers_differ_by_more_than_it_rounds(
+    precision, dtype, tolerance
+):
+    def off_by(share):
+        def kernel(q, k, v, **options):
+            assert {x.dtype.name for x in (q, k, v)} == {dtype}
+            assert all(
+                np.array_equal(x, round_to(x, precision.split("/")[0])) for x in (q, k, v) if "float8" not in precision
+            )
+            out = refattn.attention(*(x.astype(np.float64) for x in (q, k, v)), **options)
+            return out + share * tolerance * max(1.0, np.abs(out).max())
+
+        return asked(kernel, "mask/default", precision).answer
+
+    assert off_by(0.9) == "none"
+    assert off_by(1.1) == UNKNOWN
 
 
 def test_what_is_no_known_answer_is_shown():
