@@ -54,9 +54,10 @@ def test_a_few_rows_are_the_worst_and_some_between_the_others_that_are_wrong(res
     assert rows.options == {"return_lse": result == "lse"}
 
 
-def test_one_row_that_is_wrong_is_enough():
+@pytest.mark.parametrize("wrong", [[7], [2, 3, 5, 8, 13, 21, 22, 30, 39]])
+def test_all_rows_are_looked_at_where_few_are_wrong(wrong):
     whole = judged(n=40)
-    assert few_rows(whole, ratio_at(whole, (7, 3.0))).place[2].tolist() == [7]
+    assert few_rows(whole, ratio_at(whole, *((row, 3.0) for row in wrong))).place[2].tolist() == wrong
 
 
 @pytest.mark.parametrize("result", ["out", "lse"])
@@ -68,6 +69,12 @@ def test_what_costs_much_is_asked_of_the_worst_rows_and_some_between(result):
     assert place[:2] == (1, 2)
     assert place[2].tolist() == sorted({0, 1, 2, 3, *range(0, 100, 25)})
     assert part.kwargs["q"].shape == (len(place[2]), D)
+
+
+def test_of_few_rows_each_is_asked():
+    whole = judged(n=10)
+    off = {row: 3.0 for row in range(10) if row not in (7, 9)}
+    assert rows_of_all([whole], ratio_at(whole, *off.items()), 16)[1][2].tolist() == list(range(10))
 
 
 @pytest.mark.parametrize(("result", "n", "root"), [("out", 25, 30), ("lse", 24, 12)])
