@@ -9,7 +9,7 @@ import refattn
 from refattn import cli, feedforward, masks
 from refattn.testing import adapters, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
-from refattn.testing.identify import LAYOUT, _found, _Kernel, as_text, identify
+from refattn.testing.identify import LAYOUT, Agreement, _found, _Kernel, _nearest, as_text, identify
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import variants
 
@@ -169,6 +169,32 @@ def test_the_command_prints_points_and_presets(capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["layout"] == "bnhd"
     assert {"point", "answer", "meaning", "clause", "variants"} <= set(told["findings"][0])
+
+
+def agreement(name, differ, asked=9):
+    return Agreement(name, "measured", asked - differ, asked, tuple((f"p{n}", "own", "other") for n in range(differ)))
+
+
+def test_the_five_nearest_presets_are_shown_with_four_points_in_which_they_differ():
+    lines = list(_nearest([agreement(f"a{n}", n) for n in (3, 4, 5, 6, 7, 8)]))
+    assert lines == [
+        "agrees with no preset in everything; the nearest is a3",
+        "",
+        "  a3  measured   6 of  9 points; not p0, p1, p2",
+        "  a4  measured   5 of  9 points; not p0, p1, p2, p3",
+        "  a5  measured   4 of  9 points; not p0, p1, p2, p3 ...",
+        "  a6  measured   3 of  9 points; not p0, p1, p2, p3 ...",
+        "  a7  measured   2 of  9 points; not p0, p1, p2, p3 ...",
+    ]
+
+
+def test_presets_are_alike_that_agree_in_everything_and_were_asked_as_much():
+    said = lambda *agreements: next(_nearest(list(agreements)))
+    assert said(agreement("a", 0), agreement("b", 1)) == "agrees with a"
+    assert said(agreement("a", 0), agreement("b", 0, asked=8)) == "agrees with a"
+    assert said(agreement("a", 0), agreement("b", 0)) == (
+        "agrees with a and b, which these questions do not tell apart"
+    )
 
 
 def test_the_command_refuses_what_it_does_not_know(capsys):

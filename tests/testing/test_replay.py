@@ -111,6 +111,7 @@ def test_options_go_first_then_axes_one_letter_at_a_time_then_ones_then_digits()
     assert changed[10:14] == [{"q": (1, 2, 5, d), "k": (1, 2, 7, d)} for d in (2, 2, 3, 3)]
     assert changed[14:17] == [{"v": (1, 2, 7, d)} for d in (1, 2, 2)]
     assert changed[17:] == [{"q": (2, 5, 4), "k": (2, 7, 4), "v": (2, 7, 3)}, {}, {}]
+    assert [smaller["q"].flat[0] for smaller in replay._smaller(x)][-2:] == [0.0, 0.25]
 
 
 def test_what_holds_is_not_minimized():
