@@ -144,6 +144,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "FloorDiv -> Mult",
     ): "a budget: how long is searched",
     (
+        "_MEMBERS = 3  # so many values with different results are tried on all rows",
+        "3 -> 4",
+    ): "a budget: how long is searched",
+    (
         "_MANY = 2**21  # pairs of queries and keys beyond which only usual sizes are tried",
         "21 -> 22",
     ): "a budget: how long is searched",
