@@ -144,6 +144,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "FloorDiv -> Mult",
     ): "a budget: how long is searched",
     (
+        "finite = np.where(np.isfinite(value), value, 0.0)",
+        "0.0 -> 1.0",
+    ): "infinities and NaN are equal or not, whatever the limit there",
+    (
         "_MEMBERS = 3  # so many values with different results are tried on all rows",
         "3 -> 4",
     ): "a budget: how long is searched",
