@@ -5,6 +5,7 @@ import pytest
 
 from refattn import masks
 from refattn.testing.consistency import RELATIONS, _agree
+from refattn.testing.inputs import Draw, Seeded
 
 INF, NAN = np.inf, np.nan
 
@@ -54,6 +55,42 @@ def call(*lead, n=3, m=5, kv=None, **options):
 
 def others(relation, x):
     return list(RELATIONS[relation].others(x, x))
+
+
+def asked(relation, x, takes=("q", "k", "v", "mask", "scale")):
+    """The call of which a relation is asked."""
+    return RELATIONS[relation].inputs(Draw(Seeded(0)), x, takes)
+
+
+@pytest.mark.parametrize("relation", ["prefix", "future"])
+@pytest.mark.parametrize(("n", "m"), [(3, 7), (7, 3), (4, 4)])
+def test_under_a_causal_mask_there_are_as_many_queries_as_keys(relation, n, m):
+    x = call(2, n=n, m=m)
+    found = asked(relation, x)
+    assert found["q"].shape == (2, m, 4)
+    np.testing.assert_array_equal(found["q"][:, :n], x["q"][:, :m])
+    assert (repr(found["mask"]), found["k"] is x["k"], found["v"] is x["v"]) == ("causal()", True, True)
+    assert "mask" not in asked(relation, x, takes=("q", "k", "v"))
+    given = masks.window(2, 0)
+    assert asked(relation, {**x, "mask": given})["mask"] is given
+
+
+@pytest.mark.parametrize(("m", "hidden"), [(7, [2, 6]), (3, [2]), (2, [1]), (1, [0])])
+def test_the_third_key_and_the_last_are_hidden_where_no_mask_is_given(m, hidden):
+    x = call(2, m=m)
+    mask = asked("poison", x)["mask"]
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, np.broadcast_to(~np.isin(np.arange(m), hidden), (3, m)))
+
+
+def test_queries_are_scaled_that_are_short_in_eighths():
+    x = call(2)
+    found = asked("rescaling", x)
+    for name in "qkv":
+        np.testing.assert_array_equal(found[name], np.round(8 * x[name]) / 8)
+    (other,) = others("rescaling", found)
+    np.testing.assert_array_equal(other.arguments["q"] * other.arguments["scale"], found["q"] * found["scale"])
+    assert (other.arguments["scale"], other.arguments["q"][0, 0, 0]) == (0.3125 / 4, 4 * found["q"][0, 0, 0])
 
 
 def test_the_first_tokens_alone_are_one_and_four_where_there_are_more():
