@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+import refattn
 from refattn import masks
-from refattn.testing.consistency import RELATIONS, _agree
+from refattn.testing.adapters import Failed
+from refattn.testing.bounds import bound
+from refattn.testing.consistency import RELATIONS, _agree, judge, related
 from refattn.testing.inputs import Draw, Seeded
 
 INF, NAN = np.inf, np.nan
@@ -173,3 +176,52 @@ def test_what_is_excluded_is_replaced_and_the_rows_that_do_not_see_it_are_held()
         assert other.of_first[1].tolist() == [0, 2]
     assert others("poison", call(2, mask=np.ones((3, 5), dtype=bool))) == []
     assert others("poison", call(2, m=3, mask=masks.causal()))[0].of_first[1].tolist() == [0, 1]
+
+
+def judged(relation, x, off, when):
+    """A kernel that is off in the calls of which `when` is true, held to a relation."""
+
+    def kernel(**given):
+        out = refattn.attention(**given)
+        return out + off if when(given) else out
+
+    return judge(kernel, related(relation, "some", "attention", "float32", x), lambda given: given, "float32")
+
+
+def test_what_agrees_is_compared_call_by_call():
+    comparisons, found = judged("batch", call(3), 1.0, lambda given: False)
+    assert found is None
+    assert [c.verdict for c in comparisons] == ["equal"] * 3
+
+
+def test_two_results_may_be_apart_by_both_bounds():
+    x = call(3)
+    limit = bound("attention", "float32", **x)["out"].hard
+    comparisons, found = judged("batch", x, np.min(limit), lambda given: len(given["q"]) == 1)
+    assert found is None
+    assert {c.verdict for c in comparisons} == {"within hard"}
+    (first,), found = judged("batch", x, 0.01, lambda given: len(given["q"]) == 1)
+    assert first.hard == pytest.approx(np.max(0.01 / (2 * limit[0])), rel=1e-6)
+    assert found.message.startswith("A batch gives what a loop over its entries gives. Here 6 of 6 elements differ")
+    assert f" with batch entry 0 alone at {list(first.worst)}: " in found.message
+    assert found.message.endswith(
+        f", {first.hard:,.3g}x what both bounds allow; no more than both bounds together would be right."
+    )
+    assert found.arguments["q"].shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize("off", [1e-15, np.nan])
+def test_of_bits_and_of_nan_no_multiple_of_a_bound_is_said(off):
+    (first,), found = judged("heads", call(2, 2), off, lambda given: (given["v"] == 3.0).any())
+    assert first.hard == np.inf
+    assert found.message.endswith("; the same bits would be right.")
+    assert "what both bounds allow" not in found.message
+    (first,), found = judged("batch", call(2), np.nan, lambda given: len(given["q"]) == 1)
+    assert "what both bounds allow" not in found.message
+
+
+@pytest.mark.parametrize("part", [(slice(None), 0), (slice(None), slice(None), slice(1))])
+def test_a_result_of_another_shape_is_no_result(part):
+    case = related("batch", "some", "attention", "float32", call(2))
+    with pytest.raises(Failed, match=r"shape|axes"):
+        judge(lambda **given: refattn.attention(**given)[part], case, lambda given: given, "float32")
