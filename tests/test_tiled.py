@@ -18,7 +18,7 @@ from refattn.attention import Dropout, attention
 from refattn.masks.reach import Interval
 from refattn.testing import check
 from refattn.tiled import attention_io, split_attention, tiled_attention, tiled_attention_vjp, workspace
-from refattn.tiled.problem import K_TILE, Q_TILE, problem_of
+from refattn.tiled.problem import K_TILE, Q_TILE, _clipped, _rounded, problem_of
 from tests.strategies import floats_for, rng
 
 N, M = 7, 11
@@ -286,6 +286,27 @@ def test_reach_tells_the_truth(rule, first, last):
             assert not visible[..., j].any(), f"{j} is visible, {found}"
         if found.must & inside == inside:
             assert visible[..., j].all(), f"{j} is hidden, {found}"
+
+
+@pytest.mark.clause("TILED-SKIP")
+@pytest.mark.parametrize(
+    ("low", "high", "keys"),
+    [(-9, 99, (5, 20)), (7, 9, (7, 10)), (5, 19, (5, 20)), (19, 30, (19, 20)), (8, 8, (8, 9))]
+    + [(20, 30, (5, 5)), (0, 4, (5, 5)), (9, 8, (5, 5)), (math.inf, -math.inf, (5, 5))],
+)
+def test_an_interval_of_positions_is_cut_to_the_keys_that_are_there(low, high, keys):
+    assert _clipped(Interval(low, high), 0, 5, 20) == keys
+    assert _clipped(Interval(low + 100, high + 100), 100, 5, 20) == keys
+
+
+@pytest.mark.clause("TILED-SKIP")
+@pytest.mark.parametrize(
+    ("keys", "rounded"),
+    [((10, 300), (64, 256)), ((5, 300), (5, 256)), ((10, 500), (64, 500)), ((64, 256), (64, 256))]
+    + [((65, 127), (127, 127)), ((10, 60), (60, 60)), ((70, 200), (128, 192))],
+)
+def test_what_is_seen_by_all_ends_at_multiples_of_64_or_where_keys_end(keys, rounded):
+    assert _rounded(keys, 5, 500) == rounded
 
 
 @pytest.mark.clause("TILED-SKIP")

@@ -359,8 +359,7 @@ def _agree(a, b, limit, function, precision) -> Comparison:
         return Comparison(**basis, verdict="shape", got=b.shape, want=a.shape, hard=np.inf)
     limit = np.broadcast_to(limit, a.shape)
     with np.errstate(all="ignore"):
-        ratio = np.where(np.abs(a - b) <= limit, np.abs(a - b) / np.where(limit > 0, limit, 1.0), np.inf)
-        ratio = np.where((limit > 0) & np.isfinite(a - b), np.abs(a - b) / np.where(limit > 0, limit, 1.0), ratio)
+        ratio = np.where((limit > 0) & np.isfinite(a - b), np.abs(a - b) / limit, np.inf)
     ratio = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, ratio)
     worst = float(np.max(ratio, initial=0.0))
     if worst <= 1:

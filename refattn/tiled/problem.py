@@ -356,4 +356,4 @@ def _rounded(keys, start, stop):
 def _clipped(interval, origin, start, stop):
     """The keys from start up to stop whose positions lie in an interval; key 0 has the position `origin`."""
     low, high = max(interval.low - origin, start), min(interval.high - origin + 1, stop)
-    return (start, start) if interval.empty or low >= high else (int(low), int(high))
+    return (int(low), int(high)) if low < high else (start, start)

@@ -156,6 +156,36 @@ def test_a_common_offset_of_the_values_costs_only_their_own_rounding():
     assert np.median(offset) > np.median(tight)
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float8", "float32/eager", "bfloat16/eager"])
+@pytest.mark.parametrize("sharp", [1.0, 30.0, 1e7])
+def test_the_bound_grows_as_the_values_do(precision, sharp):
+    draw = np.random.default_rng(0)
+    q, k, v = (draw.normal(size=shape) for shape in ((2, 5, 4), (2, 9, 4), (2, 9, 3)))
+    bias = np.where(draw.random((5, 9)) < 0.2, -np.inf, draw.normal(size=(5, 9)))
+    options = [{}, {"sinks": np.array([0.0, 5.0])}, {"bias": bias}, {"dropout": (draw.random((2, 5, 9)) < 0.7, 0.25)}]
+    for given in options:
+        small, large = (
+            bound("attention", precision, sharp * q, k, size * v, **given)["out"] for size in (0.001, 1.024)
+        )
+        np.testing.assert_allclose(large.hard, 1024 * small.hard, rtol=1e-9)
+        np.testing.assert_allclose(large.statistical, 1024 * small.statistical, rtol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16/eager"])
+def test_weights_of_which_nothing_is_known_leave_the_result_among_the_values_and_the_zero_of_a_sink(precision):
+    k, v = np.ones((1, 5, 1)), np.full((1, 5, 1), 3.0)
+    q = np.full((1, 1, 1), 1e9)  # scores off by more than the logarithm of anything
+    alike = bound("attention", precision, q, k, v, scale=1.0)["out"]
+    assert alike.value.item() == pytest.approx(3.0)
+    assert alike.hard.item() < 0.1
+    share = bound("attention", precision, q, k, v, scale=1.0, sinks=np.array([1e9]))["out"]
+    assert share.value.item() == pytest.approx(2.5)
+    assert 2.5 <= share.hard.item() < 2.6
+    v[0, 1] = -1.0
+    apart = bound("attention", precision, q, k, v, scale=1.0)["out"]
+    assert 3.2 <= apart.hard.item() < 3.3  # from 2.2 to -1
+
+
 def used(precision, out, *arguments, tier="hard", **options):
     """How much of a bound an output uses."""
     limits = bound("attention", profile(precision), *arguments, **options)["out"]

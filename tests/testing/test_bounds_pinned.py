@@ -41,6 +41,7 @@ def _calls():
         small,
         sharp,
         {**sharp, "q": 1e5 * q},
+        *({**sharp, "q": size * q} for size in (4e5, 1e6)),  # errors of scores of about 1
         {**sharp, "softcap": 0.5},
         flat,
         hidden,

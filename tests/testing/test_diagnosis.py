@@ -223,3 +223,6 @@ def test_a_variant_is_near_a_few_rows_within_four_bounds():
     assert not diagnosis._is_near(None, few, (0, np.array([1])))
     assert not diagnosis._is_near(np.zeros(2), few, (0, np.array([1])))
     assert not diagnosis._is_near(value(350.0), few, (0, np.array([0, 1])))
+    lse = judged([3.5], [3.0], result="lse")  # has an axis less
+    assert diagnosis._is_near(np.array([[9.0, 3.5]]), lse, (0, np.array([1])))
+    assert not diagnosis._is_near(np.array([[9.0, 9.5]]), lse, (0, np.array([1])))

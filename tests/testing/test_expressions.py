@@ -83,6 +83,30 @@ def test_nothing_else_has_a_meaning(text, says):
     assert len(str(refused.value)) < 600
 
 
+NESTED = {
+    "to the left": (DEEPEST - 1, lambda n: "&".join(["causal"] * (n + 1))),
+    "to the right": (DEEPEST - 1, lambda n: "(causal & " * n + "causal" + ")" * n),
+    "inverted": (DEEPEST - 1, lambda n: "~" * n + "causal"),
+    "lists": (DEEPEST - 2, lambda n: "padding(" + "[" * n + "1" + "]" * n + ")"),
+    "tuples": (DEEPEST - 2, lambda n: "padding(" + "(" * n + "1" + ",)" * n + ")"),
+    "by name": (DEEPEST - 2, lambda n: "padding(lengths=" + "[" * n + "1" + "]" * n + ")"),
+    "below": (DEEPEST - 3, lambda n: "causal & ~padding(" + "[" * (n - 1) + "1" + "]" * (n - 1) + ")"),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_so_many_levels_are_the_most(kind):
+    most, nested = NESTED[kind]
+    said = []
+    for n in (most, most + 1):
+        try:
+            parse(nested(n))
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    assert ["too deep" in message for message in said] == [False, True]
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [

@@ -7,6 +7,8 @@ import refattn
 from refattn import masks
 from refattn.testing import check
 from refattn.testing.checking import all_cases
+from refattn.testing.fitted import fitted
+from refattn.testing.foothold import Asked, survey
 from refattn.testing.sizes import NotMovable, resized, sizes_of
 from refattn.testing.subject import subjects
 
@@ -105,6 +107,31 @@ def test_a_kernel_that_takes_everything_gets_no_further_cases_and_none_that_take
         report = check(kernel, "rms_norm")
         assert not report.limits
         assert not any(".inside_" in r.case.id for r in report.results)
+
+
+def test_what_is_taken_is_said_letter_by_letter_and_calls_move_to_the_next_size():
+    def kernel(q, k, v, mask=None, *, scale=None):
+        if q.ndim != 4 or k.shape[-2] % 16 or q.shape[-1] != v.shape[-1] or q.shape[-1] not in (64, 128):
+            raise NotImplementedError
+        return 0 * q
+
+    draw = np.random.default_rng(0).normal
+    small = {"q": draw(size=(3, 6)), "k": draw(size=(5, 6)), "v": draw(size=(5, 4)), "scale": 0.5}
+    large = {"q": draw(size=(2, 9, 100)), "k": draw(size=(2, 300, 100)), "v": draw(size=(2, 300, 4)), "softcap": 2.0}
+    asked = Asked(kernel)
+    at = survey(asked, "attention", [small, large])
+    moved = fitted(asked, "attention", at, [("small", ("ATTN-OUT",), small), ("large", ("ATTN-OUT",), large)])
+    assert str(at) == (
+        "2 leading axes; N in 1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256; M in 16, 32, 64, 96, 128, 192, 256;"
+        " D = Dv in 64, 128"
+    )
+    found = {name: {n: np.shape(x) for n, x in arguments.items()} for name, _, arguments in moved}
+    assert found == {
+        "inside_small": {"q": (1, 1, 3, 64), "k": (1, 1, 16, 64), "v": (1, 1, 16, 64), "scale": ()},
+        "inside_large": {"q": (1, 2, 16, 128), "k": (1, 2, 256, 128), "v": (1, 2, 256, 128)},
+    }
+    np.testing.assert_array_equal(moved[0][2]["k"][0, 0, -5:, -6:], small["k"])
+    np.testing.assert_array_equal(moved[1][2]["k"][0, :, :, -100:], large["k"][:, -256:])
 
 
 def test_rows_move_to_the_front_and_axes_are_added():

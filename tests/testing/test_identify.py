@@ -7,9 +7,10 @@ import pytest
 
 import refattn
 from refattn import cli, feedforward, masks
-from refattn.testing import presets
+from refattn.testing import adapters, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
-from refattn.testing.identify import LAYOUT, as_text, identify
+from refattn.testing.identify import LAYOUT, Agreement, _found, _Kernel, _nearest, as_text, identify
+from refattn.testing.rounding import round_to
 from refattn.testing.variants import variants
 
 
@@ -91,6 +92,42 @@ def test_a_scale_that_must_be_given_is_given_and_rules_become_arrays():
     assert found.finding("causal/fewer_queries").answer == "bottom_right"
 
 
+def asked(kernel, point, precision):
+    """What is found at one point."""
+    adapter = adapters.adapt(kernel, "attention", precision=precision, layout="reference")
+    return _found(next(p for p in points() if p.name == point), _Kernel(adapter, "attention", kernel, precision), [])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tolerance"),
+    [
+        ("float64", "float64", 2.0**-10),
+        ("float32", "float32", 2.0**-10),
+        ("float16", "float16", 2.0**-9),
+        ("bfloat16", "float32", 2.0**-6),
+        ("bfloat16/eager", "float32", 2.0**-6),
+        ("float8", "float32", 2.0**-4),
+        ("float8/unscaled", "float32", 2.0**-4),
+    ],
+)
+def test_inputs_come_in_the_format_of_a_precision_and_answers_differ_by_more_than_it_rounds(
+    precision, dtype, tolerance
+):
+    def off_by(share):
+        def kernel(q, k, v, **options):
+            assert {x.dtype.name for x in (q, k, v)} == {dtype}
+            assert all(
+                np.array_equal(x, round_to(x, precision.split("/")[0])) for x in (q, k, v) if "float8" not in precision
+            )
+            out = refattn.attention(*(x.astype(np.float64) for x in (q, k, v)), **options)
+            return out + share * tolerance * max(1.0, np.abs(out).max())
+
+        return asked(kernel, "mask/default", precision).answer
+
+    assert off_by(0.9) == "none"
+    assert off_by(1.1) == UNKNOWN
+
+
 def test_what_is_no_known_answer_is_shown():
     found = identify(lambda q, k, v, **_: 0 * q + 0.5, layout="bhnd")
     default = found.finding("scale/default")
@@ -132,6 +169,32 @@ def test_the_command_prints_points_and_presets(capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["layout"] == "bnhd"
     assert {"point", "answer", "meaning", "clause", "variants"} <= set(told["findings"][0])
+
+
+def agreement(name, differ, asked=9):
+    return Agreement(name, "measured", asked - differ, asked, tuple((f"p{n}", "own", "other") for n in range(differ)))
+
+
+def test_the_five_nearest_presets_are_shown_with_four_points_in_which_they_differ():
+    lines = list(_nearest([agreement(f"a{n}", n) for n in (3, 4, 5, 6, 7, 8)]))
+    assert lines == [
+        "agrees with no preset in everything; the nearest is a3",
+        "",
+        "  a3  measured   6 of  9 points; not p0, p1, p2",
+        "  a4  measured   5 of  9 points; not p0, p1, p2, p3",
+        "  a5  measured   4 of  9 points; not p0, p1, p2, p3 ...",
+        "  a6  measured   3 of  9 points; not p0, p1, p2, p3 ...",
+        "  a7  measured   2 of  9 points; not p0, p1, p2, p3 ...",
+    ]
+
+
+def test_presets_are_alike_that_agree_in_everything_and_were_asked_as_much():
+    said = lambda *agreements: next(_nearest(list(agreements)))
+    assert said(agreement("a", 0), agreement("b", 1)) == "agrees with a"
+    assert said(agreement("a", 0), agreement("b", 0, asked=8)) == "agrees with a"
+    assert said(agreement("a", 0), agreement("b", 0)) == (
+        "agrees with a and b, which these questions do not tell apart"
+    )
 
 
 def test_the_command_refuses_what_it_does_not_know(capsys):

@@ -6,7 +6,8 @@ import refattn
 from refattn.testing import check
 from refattn.testing.consistency import RELATIONS
 from refattn.testing.foothold import Asked, survey
-from refattn.testing.limits import HEADS, LENGTHS, pairs
+from refattn.testing.inside import _drawn
+from refattn.testing.limits import HEADS, LENGTHS, Limits, pairs
 
 
 def probe(call):
@@ -80,6 +81,14 @@ def test_a_value_that_leaks_from_the_future_is_found_inside_the_limits():
 
     found = [r for r in check(leaks).results if r.status == "broken"]
     assert {r.deviation for r in found if r.case.relation == "future"} == {"values/multiplied_by_zero"}
+
+
+def test_the_future_is_asked_about_where_more_than_one_row_sees_a_key_each():
+    lengths = ((5, 5), (2, 5), (1, 5), (6, 5))
+    taken = Limits(heads=((4, 3),), lengths=lengths, masks=(False, True), lead=(1, 2))
+    asked = [case.id for case in _drawn("attention", "float32", taken, 0) if case.relation == "future"]
+    sizes = ("causal_5x5_4x3", "peaked_causal_5x5_4x3", "causal_2x5_4x3")
+    assert asked == [f"attention.inside_future_{size}.float32" for size in sizes]
 
 
 def test_an_unlimited_kernel_gets_no_further_cases():

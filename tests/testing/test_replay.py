@@ -78,6 +78,42 @@ def test_the_smallest_case_is_small_and_its_program_fails_in_the_same_way(capsys
     assert (q.shape, k.shape, v.shape) == ((1, 1), (2, 1), (2, 1)), "one query, two keys, and nothing else"
 
 
+def test_an_axis_is_halved_and_then_shortened_by_one_at_either_end():
+    cuts = {size: [(kept.start, kept.stop) for kept in replay._cuts(size)] for size in range(6)}
+    assert cuts == {
+        0: [],
+        1: [],
+        2: [(0, 1), (1, 2)],
+        3: [(0, 1), (1, 3), (0, 2)],
+        4: [(0, 2), (2, 4), (0, 3), (1, 4)],
+        5: [(0, 2), (2, 5), (0, 4), (1, 5)],
+    }
+
+
+def test_numbers_are_made_whole_or_eighths():
+    x = np.array([0.3, -1.6, np.nan, np.inf])
+    np.testing.assert_array_equal(replay._round(x, 0), [0.0, -2.0, np.nan, np.inf])
+    np.testing.assert_array_equal(replay._round(x, 1), [0.25, -1.625, np.nan, np.inf])
+    for kept in (np.array([2.0, np.nan]), np.array([1, 2]), "causal"):
+        assert replay._round(kept, 0) is kept
+
+
+def test_options_go_first_then_axes_one_letter_at_a_time_then_ones_then_digits():
+    x = {"q": np.full((1, 2, 5, 4), 0.3), "k": np.ones((1, 2, 7, 4)), "v": np.ones((1, 2, 7, 3)), "scale": 2.0}
+    shapes = [{n: np.shape(a) for n, a in smaller.items()} for smaller in replay._smaller(x)]
+    whole = {n: np.shape(a) for n, a in x.items()}
+    assert shapes[0] == {n: shape for n, shape in whole.items() if n != "scale"}
+    changed = [{n: shape for n, shape in found.items() if shape != whole[n]} for found in shapes[1:]]
+    heads = {"q": (1, 1, 5, 4), "k": (1, 1, 7, 4), "v": (1, 1, 7, 3)}
+    assert changed[:2] == [heads, heads]
+    assert changed[2:6] == [{"q": (1, 2, n, 4)} for n in (2, 3, 4, 4)]
+    assert changed[6:10] == [{"k": (1, 2, m, 4), "v": (1, 2, m, 3)} for m in (3, 4, 6, 6)]
+    assert changed[10:14] == [{"q": (1, 2, 5, d), "k": (1, 2, 7, d)} for d in (2, 2, 3, 3)]
+    assert changed[14:17] == [{"v": (1, 2, 7, d)} for d in (1, 2, 2)]
+    assert changed[17:] == [{"q": (2, 5, 4), "k": (2, 7, 4), "v": (2, 7, 3)}, {}, {}]
+    assert [smaller["q"].flat[0] for smaller in replay._smaller(x)][-2:] == [0.0, 0.25]
+
+
 def test_what_holds_is_not_minimized():
     adapter = CallableAdapter(refattn.attention)
     result = run_case(adapter, replay.find(adapter, "attention.causal_wide.float32"))

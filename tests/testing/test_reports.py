@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn.testing import allow, reports
+from refattn.testing import allow, everything, reports
 from refattn.testing.adapters import CallableAdapter
 from refattn.testing.checking import check
+from refattn.testing.reports import html
 from tests.testing.test_checking import top_left, without_sinks
 
 SCHEMA = json.loads((Path(reports.__file__).parent / "report.schema.json").read_text())
@@ -227,3 +228,13 @@ def test_the_stage_that_leaves_the_path_first_is_named(kind, first):
         assert result.stages[0].name == "scores"
         assert result.stages[0].ok
         assert np.isfinite(result.stages[1].error)
+
+
+def test_of_several_implementations_the_worst_code_counts_and_an_interruption_most():
+    for codes, interrupted, code in (([], False, 2), ([0, 1], False, 1), ([2, 0, 1], False, 2), ([0], True, 130)):
+        assert everything.Everything(codes=codes, interrupted=interrupted).code == code
+
+
+def test_progress_says_the_verdict_or_what_was_printed_last(documents):
+    assert everything._said(1, documents[0], "printed last") == html.verdict(documents[0])[1] != "printed last"
+    assert everything._said(2, None, "printed last") == "printed last"

@@ -59,6 +59,22 @@ def test_rounding_twice_is_rounding_once_and_moves_by_less_than_u(name):
     np.testing.assert_array_equal(round_to(-x, name), -once)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_numbers_of_a_format_end_where_it_says(name):
+    f = FORMATS[name]
+    info = (ml_dtypes.finfo if name in NARROW else np.finfo)(NARROW.get(name, "float32" if name == "tf32" else name))
+    known = float(info.max), float(info.smallest_normal), float(info.eps)
+    if name == "tf32":  # float32 with the digits of float16
+        known = (2 - 2.0**-10) * 2.0**127, known[1], 2.0**-10
+    assert (f.largest, 2.0**f.emin, 2.0 ** (1 - f.precision)) == known
+    if name != "float64":
+        step = float(ulp(f.largest, name))
+        assert round_to(np.array(f.largest), name) == f.largest
+        assert round_to(np.array(f.largest + step / 4), name) == f.largest
+        beyond = round_to(np.array(f.largest + step), name)
+        assert np.isnan(beyond) if f.overflow == "nan" else np.isposinf(beyond)
+
+
 @pytest.mark.parametrize(
     ("name", "bits"),
     [("bfloat16", np.uint16), ("float16", np.uint16), ("float8_e5m2", np.uint8), ("float8_e4m3fn", np.uint8)],

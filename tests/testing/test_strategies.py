@@ -75,6 +75,27 @@ def test_every_rule_and_every_kind_of_numbers_is_drawn(examples):
     assert {"causal", "window", "padding", "prefix", "global_tokens", "fixed", "and", "or", "not"} <= rules
 
 
+def test_the_least_rules_are_drawn():
+    seen = set()
+
+    @settings(max_examples=200, derandomize=True, database=None)
+    @given(mask_rules(largest=1, depth=1))
+    def look(mask):
+        seen.add(repr(mask))
+
+    look()
+    least = {
+        "padding(lengths=0, starts=0)",
+        "prefix(lengths=0)",
+        "block(size=1)",
+        "chunked(size=1)",
+        "strided(stride=1)",
+    }
+    least |= {"fixed(stride=1, summary=1)", "dilated(left=None, right=None, dilation=1)", "window(left=0, right=0)"}
+    assert seen >= least | {"neighbours(size=1, before=0, after=0)"}
+    assert not seen & {"padding(lengths=2, starts=0)", "prefix(lengths=2)", "block(size=2)", "window(left=2, right=0)"}
+
+
 def wrong(kernel):
     def differs(case):
         got = kernel(**case.arguments)

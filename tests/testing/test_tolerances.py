@@ -8,6 +8,8 @@ from refattn import masks
 from refattn.cli import main
 from refattn.testing import bound, compare, round_to, tolerance
 from refattn.testing.profiles import profile
+from refattn.testing.roundoff import Bound
+from refattn.testing.tolerances import TIERS, Pair, Spread, _spread
 from refattn.testing.variants import variants
 
 
@@ -87,8 +89,19 @@ def test_rows_without_keys_and_nothing_at_all_have_tolerances_too():
     found = tolerance("attention", q, k, v, mask=hidden, precision="float32", return_lse=True)
     assert found.results["lse"].largest == 0.0, "of -infinity no number can be said"
     empty = tolerance(refattn.attention, q[:0], k, v, precision="float32")
-    assert empty.results["out"].pairs["hard"].atol == 0.0
+    assert empty.results["out"] == Spread(
+        0, 0.0, 0.0, dict.fromkeys(TIERS, (0.0,) * 4), dict.fromkeys(TIERS, Pair(0.0, 0.0, 0.0))
+    )
     assert "these inputs show none of the known bugs" in str(empty)
+
+
+def test_a_spread_is_of_the_finite_elements():
+    value = np.array([3.0, -4.0, np.inf, np.nan, 0.0])
+    found = _spread(Bound(value, np.array([1.0, 2.0, 9.0, 9.0, 0.5])))
+    assert (found.size, found.largest, found.rms) == (5, 4.0, np.sqrt(25 / 3))
+    assert found.bounds == {"hard": pytest.approx((1.0, 1.8, 1.98, 2.0))}
+    (pair,) = found.pairs.values()
+    assert pair.atol_alone == 2.0
 
 
 def test_bounds_take_a_function_and_the_name_of_a_precision():
