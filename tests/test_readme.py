@@ -98,7 +98,7 @@ def test_every_option_that_is_named_exists(path):
 
     checking = next(a for a in parser()._actions if a.dest == "command").choices["check"].format_help()
     plugin = (ROOT / "refattn_pytest.py").read_text()
-    named = set(re.findall(r"--refattn-[a-z]+", (ROOT / path).read_text()))
+    named = set(re.findall(r"--refattn-[a-z-]+", (ROOT / path).read_text()))
     assert named
     assert all(f'"{option}"' in plugin for option in named)
     for line in re.findall(r"refattn check [^\n`]*", (ROOT / path).read_text()):

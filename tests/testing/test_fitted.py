@@ -121,10 +121,7 @@ def test_what_is_taken_is_said_letter_by_letter_and_calls_move_to_the_next_size(
     asked = Asked(kernel)
     at = survey(asked, "attention", [small, large])
     moved = fitted(asked, "attention", at, [("small", ("ATTN-OUT",), small), ("large", ("ATTN-OUT",), large)])
-    assert str(at) == (
-        "2 leading axes; N in 1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256; M in 16, 32, 64, 96, 128, 192, 256;"
-        " D = Dv in 64, 128"
-    )
+    assert str(at) == ("2 leading axes; M in 16, 32, 64, 96, 128, 192, 256; D = Dv in 64, 128; N of any size")
     found = {name: {n: np.shape(x) for n, x in arguments.items()} for name, _, arguments in moved}
     assert found == {
         "inside_small": {"q": (1, 1, 3, 64), "k": (1, 1, 16, 64), "v": (1, 1, 16, 64), "scale": ()},
