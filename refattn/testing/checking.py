@@ -22,7 +22,7 @@ from refattn.testing.names import function_named, functions, hint
 from refattn.testing.nested import arrays
 from refattn.testing.outcome import STATUSES, CheckCase, Result, mechanism_of, smallest
 from refattn.testing.reference import to_numpy
-from refattn.testing.report import Report
+from refattn.testing.report import Report, gist
 from refattn.testing.returned import GRADIENTS, SEVERAL, by_name
 from refattn.testing.rounding import round_to
 from refattn.testing.stages import stages_of
@@ -33,6 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 EFFORTS = ("smoke", "standard", "full")
+REFUSALS = ("refuses valid input", "crashes", "hangs", "exits")  # the limits of what does not say so
 
 
 def check(
@@ -162,7 +163,7 @@ def check(
     except KeyboardInterrupt:
         report.interrupted = len(cases)
     report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))
-    report.results = [_allowed(entries, adapter, result, used) for result in report.results]
+    report.results = _once([_allowed(entries, adapter, result, used) for result in report.results])
     new = {(r.case.function, r.case.id) for r in report.results if r.status == "broken"}
     report.causes = [cause for cause in causes if new & {(cause.function, case) for case in cause.cases}]
     whole = mechanism is None and len(cases) == len(offered) and effort != "smoke" and not report.interrupted
@@ -209,6 +210,21 @@ def _not_by_chance(results):
     return [
         replace(r, status="unsupported", reason=f"it refuses valid input in the same words: {r.raised}")
         if r.status == "holds" and (r.case.function, r.raised) in said
+        else r
+        for r in results
+    ]
+
+
+def _once(results):
+    """The results; what a function refuses in the same words, and where it crashes, is one finding: its smallest case."""
+    of = lambda r: (r.case.function, r.deviation, gist(r.raised))
+    refusals = [r for r in results if r.status == "broken" and r.deviation in REFUSALS]
+    least = {of(r): r.case.id for r in sorted(refusals, key=lambda r: r.case.size, reverse=True)}
+    return [
+        replace(
+            r, status="unsupported", deviation="", clause="", message="", reason=f"as {least[of(r)]}: {r.deviation}"
+        )
+        if r.status == "broken" and least.get(of(r), r.case.id) != r.case.id
         else r
         for r in results
     ]

@@ -95,6 +95,12 @@ class Foothold:
     sizes: dict[str, int]
     taken: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
 
+    @property
+    def free(self) -> bool:
+        """Whether any size is taken: where only options are refused there is nothing to move."""
+        counted = all(set(sizes) >= set(SIZES) for letters, sizes in self.taken.items() if letters[0] not in COUNTS)
+        return counted and all(len(letters) == 1 for letters in self.taken) and self.axes is None
+
     def __str__(self) -> str:
         said, free = [], []
         for letters, sizes in self.taken.items():

@@ -15,7 +15,7 @@ from refattn.testing.adapters.guard import guarded
 from refattn.testing.fitted import fitted
 from refattn.testing.foothold import Asked, survey
 from refattn.testing.layouts import cast
-from refattn.testing.nested import mapped
+from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import CheckCase
 from refattn.testing.rounding import round_to
 from refattn.testing.stated import Stated, foreign, parse, statements
@@ -129,7 +129,7 @@ def inside(
         None if stated is None else stated.sizes,
     )
     at = survey(asked, function, [c.arguments for c in refused])
-    if at is None:
+    if at is None or (stated is None and at.free and _any_mask(asked, at)):
         return found
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
     for name, clauses, arguments in fitted(asked, function, at, named, seed):
@@ -141,9 +141,19 @@ def inside(
     return found
 
 
+def _any_mask(asked, at) -> bool:
+    """Whether a kernel takes masks that are arrays, or has none: where it takes any size, too, it refuses only options."""
+    if not {"N", "M"} <= at.sizes.keys():
+        return True
+    return asked.has({**at.arguments, "mask": np.ones((at.sizes["N"], at.sizes["M"]), bool)})
+
+
 def _drawn(function, dtype, taken, seed) -> Iterator[CheckCase]:
     for name, arguments in limits.drawn(taken, seed):
-        held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
+        with np.errstate(over="ignore"):
+            held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
+        if not all(np.isfinite(x).all() for _, x in arrays(held)):  # a score that the format does not hold
+            continue
         yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
         if "mask" in held and 1 < held["q"].shape[-2] <= held["k"].shape[-2] and "level" not in name:
             of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"

@@ -35,7 +35,8 @@ class Equal(NamedTuple):
     function : str
         'attention'.
     arguments : callable
-        Takes the subject's arguments, gives those of the other as a dictionary. It may raise `NotApplicable`, which `call_as` takes for None.
+        Takes the subject's arguments, gives those of the other as a dictionary. It may raise `NotApplicable`:
+        such a call is none of the other.
     results : callable, optional
         Takes what the other returns and the subject's arguments by name, gives what the subject returns; default the same.
     without : tuple of str

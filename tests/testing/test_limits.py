@@ -4,6 +4,7 @@ import numpy as np
 
 import refattn
 from refattn.testing import check
+from refattn.testing.adapters import Failed
 from refattn.testing.consistency import RELATIONS
 from refattn.testing.foothold import Asked, survey
 from refattn.testing.inside import _drawn
@@ -110,3 +111,52 @@ def test_a_kernel_that_cleans_what_nothing_hides_is_not_accused_where_its_mask_i
 def test_a_relation_holds_up_the_clauses_that_it_asks_about_and_no_others():
     report = check(refattn.attention, only="attention.self.*")
     assert {r.case.clauses for r in report.results} == {(c.clause,) for c in RELATIONS.values() if c.everywhere}
+
+
+def test_what_is_refused_in_the_same_words_is_one_finding_and_a_limit():
+    def kernel(x, gamma):
+        if x.ndim != 2:
+            raise ValueError("two axes")
+        if x.shape[-1] % 32:
+            raise IndexError(f"rows of {x.shape[-1]} numbers")
+        return refattn.rms_norm(x, gamma)
+
+    report = check(kernel, "rms_norm")
+    broken = [r for r in report.results if r.status == "broken"]
+    assert sorted(r.raised.partition(":")[0] for r in broken) == ["IndexError", "ValueError"]
+    assert len(report.findings("broken")) == 2
+    assert not report.ok
+    same = [r for r in report.results if r.status == "unsupported" and r.reason.startswith("as ")]
+    assert same
+    assert {r.reason for r in same} <= {f"as {r.case.id}: refuses valid input" for r in broken}
+    smallest = min(r.case.size for r in same if r.raised.startswith("IndexError"))
+    assert next(r.case.size for r in broken if r.raised.startswith("IndexError")) <= smallest
+    assert any(r.status == "holds" and ".inside_" in r.case.id for r in report.results)
+
+
+def test_where_it_ends_the_process_it_is_not_asked_again():
+    asked = []
+
+    def kernel(x, gamma):
+        asked.append(x.shape)
+        if x.shape[-1] % 32:
+            raise SystemExit(x.shape[-1])
+        return refattn.rms_norm(x, gamma)
+
+    report = check(kernel, "rms_norm")
+    (broken,) = [r for r in report.results if r.status == "broken"]
+    assert broken.deviation == "exits"
+    own = [r.case.arguments["x"].shape for r in report.results if not r.case.refuses and ".inside_" not in r.case.id]
+    odd = [shape for shape in own if shape and shape[-1] % 32 and shape[-1] > 5]
+    assert all(asked.count(shape) <= own.count(shape) for shape in odd if shape[-1] not in (8, 16, 17, 33))
+
+
+def test_a_kernel_that_hangs_is_asked_no_more():
+    calls = []
+
+    def hangs(**arguments):
+        calls.append(arguments)
+        raise Failed("hangs", "no answer within 60 s")
+
+    assert survey(Asked(hangs), "rms_norm", [{"x": np.ones((3, 6)), "gamma": np.ones(6)}]) is None
+    assert len(calls) == 1
