@@ -18,7 +18,7 @@ from typing import Any
 from refattn import backend
 
 
-def with_steps(function: Callable, **steps: Callable) -> Callable:
+def with_steps(function: Callable, **steps: Callable | Then) -> Callable:
     """A reference function in which steps of its module are others.
 
     Parameters

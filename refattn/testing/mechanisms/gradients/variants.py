@@ -139,7 +139,7 @@ def bias_mean(*args, bias=None, **options):
 @variant("gradient/bias_through_cap", "GRAD-BIAS", "attention_vjp")
 def bias_through_cap(*args, bias=None, softcap=None, **options):
     """The gradient of the bias is that of the scores before the cap, which the bias never passed through."""
-    _needs(bias, softcap)
+    _needs(bias, softcap or None)
     passed = {}
 
     def kept(d_u):
