@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.special
 
 from refattn import backend
 from refattn.testing.profiles import Profile
@@ -283,17 +282,17 @@ class Namespace(Moving):
     def erf(self, x):
         """Error function."""
         slope = 2.0 / math.sqrt(math.pi) * np.exp(-(np.maximum(np.abs(x.value) - x.error, 0.0) ** 2))
-        return self._bounded(x, scipy.special.erf(x.value), slope, 1.0)
+        return self._bounded(x, backend.special(np, "erf")(x.value), slope, 1.0)
 
     def erfc(self, x):
         """Complement of the error function."""
         slope = 2.0 / math.sqrt(math.pi) * np.exp(-(np.maximum(np.abs(x.value) - x.error, 0.0) ** 2))
-        return self._bounded(x, scipy.special.erfc(x.value), slope, 2.0)
+        return self._bounded(x, backend.special(np, "erfc")(x.value), slope, 2.0)
 
     def ndtr(self, x):
         """The normal distribution function, as 1 + erf or erfc would give it."""
         slope = np.exp(-(np.maximum(np.abs(x.value) - x.error, 0.0) ** 2) / 2) / math.sqrt(2 * math.pi)
-        return self._bounded(x, scipy.special.ndtr(x.value), slope, 1.0, absolute=self.profile.u_exp)
+        return self._bounded(x, backend.special(np, "ndtr")(x.value), slope, 1.0, absolute=self.profile.u_exp)
 
     def sin(self, x):
         """Sine."""

@@ -11,9 +11,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import erf
 
-from refattn import feedforward
+from refattn import backend, feedforward
 from refattn.feedforward import ACTIVATIONS, FeedForwardParams, GatedFeedForwardParams
 from refattn.testing.profiles import Profile
 from refattn.testing.roundoff import Bound, gamma, rounded
@@ -54,7 +53,7 @@ def _gelu(profile, x):
     """x/2 (1 + erf(x/√2)), or x/2 erfc(-x/√2)."""
     z = x / math.sqrt(2.0)
     slope = 2.0 / math.sqrt(math.pi) * np.exp(-z * z)
-    weight = _half_of_one_plus(profile, erf(z), slope * 2 * profile.u_acc * np.abs(z))
+    weight = _half_of_one_plus(profile, backend.special(np, "erf")(z), slope * 2 * profile.u_acc * np.abs(z))
     return np.abs(x) * weight + 2 * profile.u_acc * np.abs(feedforward.gelu(x))
 
 
