@@ -31,6 +31,7 @@ _ROUND = 3  # digits of a number that somebody wrote down
 _FEW = 4  # elements with which any number could be met
 _REACH = 6.0  # powers of ten around what was given
 _STEPS = 10  # of a refinement
+_ALIKE = 16  # so many ways to say a factor
 
 _USUAL: dict[str, tuple[float, ...]] = {
     "eps": (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3),
@@ -122,6 +123,74 @@ def _in_words(constant, arguments) -> str:
             if size > 0 and math.isclose(constant, sign * math.log(size), rel_tol=1e-4) and size != 1:
                 return f", {word}log {name}"
     return ""
+
+
+# --- gradients that are a constant times the right ones ----------------------------------------------------------------
+
+
+def factors(judgements) -> list[Variant]:
+    """The variant in which gradients are the right ones times a constant, where each wrong one is.
+
+    A factor has a name where it is one of the call's: a scale that was left out, log 2 of a kernel that computes in base 2,
+    the query heads of a group. So it is the same mistake where the call is another.
+    """
+    function = judgements[0].function
+    wrong = [j for j in judgements if j.wrong]
+    if not function.endswith("_vjp") or any(j.got.shape != j.want.shape for j in wrong):
+        return []
+    known = _sizes(_forward_defaults(function) | _bound(function, judgements[0].args, judgements[0].kwargs))
+    found: dict[str, list[str | float]] = {}
+    for j in wrong:
+        factor = _factor(j)
+        if factor is None:
+            return []
+        words: list[str | float] = [word for word, size in known.items() if math.isclose(size, factor, rel_tol=1e-3)]
+        found[j.result] = words or [float(f"{factor:.4g}")]
+    best, *others = itertools.islice(itertools.product(*found.values()), _ALIKE)
+    return [_times(function, dict(zip(found, best, strict=True)), others)]
+
+
+def _factor(judged) -> float | None:
+    """The number by which a result is multiplied, if it is one number for all its elements."""
+    usable = np.isfinite(judged.got) & np.isfinite(judged.want) & np.isfinite(judged.limit)
+    if not usable.all() or np.sum(np.abs(judged.want) > judged.limit) < _FEW:
+        return None
+    got, want = judged.got.ravel(), judged.want.ravel()
+    factor = float(got @ want / (want @ want))
+    near = np.abs(got - factor * want) <= _NEAR * max(1.0, abs(factor)) * judged.limit.ravel()
+    return factor if near.all() else None
+
+
+def _sizes(given) -> dict[str, float]:
+    """Numbers of a call that a factor may be."""
+    q, k = given.get("q"), given.get("k")
+    known = {"-1": -1.0, "0": 0.0, "2": 2.0, "1/2": 0.5, "log 2": math.log(2.0), "1/log 2": 1.0 / math.log(2.0)}
+    if q is None or k is None or not q.shape[-1]:
+        return known
+    root, scale = math.sqrt(q.shape[-1]), given.get("scale")
+    scale = 1.0 / root if scale is None else scale
+    sizes = {"the scale": scale, "1/scale": 1.0 / scale if scale else math.inf, "√D": root, "1/√D": 1.0 / root}
+    if min(q.ndim, k.ndim) > 2 and k.shape[-3]:
+        sizes |= {"H/G": q.shape[-3] / k.shape[-3], "G/H": k.shape[-3] / q.shape[-3]}
+    return {word: size for word, size in sizes.items() if size != 1.0} | known
+
+
+def _times(function, factor, others) -> Variant:
+    right = function_named(function)
+
+    def call(*args, **kwargs):
+        known = _sizes(_forward_defaults(function) | _bound(function, args, kwargs))
+        found = dict(results(function, right(*args, **kwargs)))
+        for name, by in factor.items():
+            if by in known or not isinstance(by, str):
+                found[name] = found[name] * known.get(by, by)
+        return found
+
+    said = ", ".join(f"that of {name} is {by} times the right one" for name, by in factor.items())
+    return Variant(
+        name=f"gradient/{'_and_'.join(factor)}_times_constant", clause=_clause(function, "scale"), function=function, call=call,
+        meaning=f"A gradient is the right one times a constant: {said}.", value=tuple(factor.values()), others=tuple(others), said=said,
+    )  # fmt: skip
 
 
 # --- the numbers of a call ------------------------------------------------------------------------------------------

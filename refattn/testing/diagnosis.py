@@ -19,7 +19,7 @@ import numpy as np
 
 from refattn.testing import precisions
 from refattn.testing.around import bound_around
-from refattn.testing.constants import constants
+from refattn.testing.constants import constants, factors
 from refattn.testing.distances import distance, overall, ratio, same
 from refattn.testing.equals import call_as, in_terms_of
 from refattn.testing.narrowing import has_heads, of_head, rows_of_all, worst_head
@@ -192,7 +192,7 @@ def _explained(judgements, values) -> dict[str, list[Explanation]]:
 def _numbers(judgements, away) -> list[Explanation]:
     """Another number than the one that was given, where that explains a call."""
     first = next(j for j in judgements if j.wrong)
-    solved = constants(first, _badness(first))
+    solved = [*constants(first, _badness(first)), *factors(judgements)]
     values = [(v, value) for v in solved if (value := v.results(first.args, first.kwargs)) is not None]
     found = _candidates(judgements, values, away)
     if not any(c.explains for c in found):

@@ -145,6 +145,8 @@ class _Vote:
         chosen, left = self._smallest()
         if chosen and self._admit_again(left):
             chosen, left = self._smallest()
+        if self._ask_numbers(chosen):
+            chosen, left = self._smallest()
         left = self._held_to_winners(chosen, left)
         chosen, left, partly = self._almost(chosen, left)
         chosen, left = self._without_chance(chosen, left)
@@ -193,6 +195,18 @@ class _Vote:
         for i in left:
             self.fits[i] |= self.refuted[i] & again
         return bool(again)
+
+    def _ask_numbers(self, chosen) -> bool:
+        """Whether a number that won fits a case in which it was not found: a small result does not tell it alone."""
+        found = False
+        for name in chosen:
+            for i in self.fits if name in self.members else ():
+                judgements = [c.judged for c in self.by_id[i].comparisons if c.judged is not None]
+                if name not in self.fits[i] and judgements and (by := explained_by(judgements, self.known[name])):
+                    self.by_id[i] = _with_explanation(self.by_id[i], by)
+                    self.fits[i].add(name)
+                    found = True
+        return found
 
     def _allowed(self, count) -> float:
         """How many holding cases may speak against what fits `count` of the broken ones with usual numbers."""
@@ -318,7 +332,7 @@ def _name_of(e):
 
 def _with_explanation(result, found):
     comparisons = tuple(
-        c if c.ok else replace(c, explanations=found.get(c.result, c.explanations)) for c in result.comparisons
+        c if c.ok else replace(c, explanations=[*found.get(c.result, ()), *c.explanations]) for c in result.comparisons
     )
     return replace(result, comparisons=comparisons)
 

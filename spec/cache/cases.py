@@ -27,7 +27,7 @@ CASES = [
     case(
         "cache.contiguous.0002: CACHE-ROPE CACHE-SPLIT; Decode",
         call("cache.decode", **SEVEN, blocks=[4, 1, 1, 1], rope_base=100.0),
-        "cache/position_from_block cache/rotated_twice",
+        "cache/position_from_block cache/rotated_twice cache/keys_not_rotated cache/rope_ignored",
     ),
     case(
         "cache.contiguous.0003: CACHE-SPLIT CACHE-ROPE; Decode",

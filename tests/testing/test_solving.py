@@ -78,6 +78,15 @@ def test_the_size_of_a_tile_is_found_in_what_is_built_on_attention(function):
     assert (e.variant.value, e.variant.others) == (8, (24, 72, 6))  # 77 keys: any of these leaves 72
 
 
+def test_sizes_that_fit_are_said_by_number_and_not_by_their_name_again():
+    q, k, v = inputs(3, 4, 65, d=64).values()
+    tail = next(f for f, _ in families("attention") if f.example.name == "softcap/after_padding")
+    out = tail.member(64).call(q, k, v, softcap=10.0)
+    (c,) = compare(out.astype(np.float32), refattn.attention, q, k, v, softcap=10.0)
+    assert str(c).count("softcap/after_padding") == 2  # what it is called and what that means
+    assert "do not tell it from 128" in str(c)
+
+
 def test_a_large_size_is_found_on_one_head_in_half_precision():
     given = {name: np.asarray(round_to(x, "bfloat16")) for name, x in inputs(3, 250, 300).items()}
     given["mask"] = masks.causal()
@@ -266,7 +275,69 @@ def test_backward_that_is_always_causal_is_named_although_the_gradient_of_the_sc
             assert c.ok or c.explanations[0].name == "gradient/causal_assumed"
 
 
+def gradients_times(**factors):
+    """Attention's gradients, some of them times a number or what a number of the call gives."""
+
+    def kernel(d_out, q, k, v, mask=None, *, scale=None, **options):
+        found = refattn.attention_vjp(d_out, q, k, v, mask, scale=scale, **options)
+        by = {name: f(q, scale) if callable(f) else f for name, f in factors.items()}
+        return found._replace(**{name: (getattr(found, name) * x).astype(q.dtype) for name, x in by.items()})
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("factors", "name", "said"),
+    [
+        ({"v": lambda q, scale: q.shape[-1] ** -0.5 if scale is None else scale}, "v", "that of v is the scale times"),
+        ({"q": np.log(2.0), "k": np.log(2.0)}, "q_and_k", "that of q is log 2 times the right one, that of k is log 2"),
+        ({"k": 0.3}, "k", "that of k is 0.3 times the right one"),
+        ({"q": -1.0}, "q", "that of q is -1 times the right one"),
+    ],
+)  # fmt: skip
+def test_gradients_times_a_constant_are_named_with_it(factors, name, said):
+    report = check(gradients_times(**factors), "attention_vjp", only="attention_vjp.[sbvm]*")
+    cause = report.causes[0]
+    assert cause.name == f"gradient/{name}_times_constant"
+    assert said in str(cause)
+    assert len(cause.cases) == cause.total > 10
+
+
+def test_of_a_group_the_mean_of_one_gradient_is_named_with_the_heads():
+    given = {"d_out": inputs(5, 6, 9, lead=(6,))["q"][..., :4], **inputs(6, 6, 9, lead=(6,), kv_heads=2)}
+    right = refattn.grouped_query_attention_vjp(**given)
+    got = right._replace(k=(right.k / 3).astype(np.float32))
+    (e,) = first_of(got, "grouped_query_attention_vjp", **given)
+    assert e.name == "gradient/k_times_constant"
+    assert "that of k is G/H times" in e.variant.meaning
+
+
+def test_gradients_off_by_no_one_number_are_no_constant_times_the_right_ones():
+    given = {"d_out": inputs(5, 6, 9)["q"][..., :4], **inputs(6, 6, 9)}
+    right = refattn.attention_vjp(**given)
+    got = right._replace(v=(right.v * np.linspace(0.5, 0.6, 9)[:, None]).astype(np.float32))
+    assert "times_constant" not in first_of(got, "attention_vjp", **given)[0].name
+    few = {name: x[:, :1, :1] for name, x in given.items()}  # two numbers: any could be met
+    right = refattn.attention_vjp(**few)
+    got = right._replace(v=right.v * np.float32(0.3))
+    assert not [e for e in compare(got, "attention_vjp", **few)[2].explanations if "times_constant" in e.name]
+
+
 # --- over a run -----------------------------------------------------------------------------------------------------
+
+
+def causal_by_four_rows(q, k, v, mask=None, **options):
+    """Causality is decided once for four rows, by the last."""
+    if repr(mask) == "causal()" and not {"q_positions", "k_positions"} & {x for x in options if options[x] is not None}:
+        last = np.minimum(np.arange(q.shape[-2]) // 4 * 4 + 3, q.shape[-2] - 1)
+        mask = np.asarray(mask.dense(q.shape[-2], k.shape[-2]))[last]
+    return refattn.attention(q, k, v, mask, **options)
+
+
+def test_a_number_that_won_is_asked_of_cases_that_did_not_tell_it_alone():
+    cause = check(causal_by_four_rows, only="attention.c*").causes[0]
+    assert (cause.name, cause.value) == ("mask/of_last_row", "the tile has 4 rows")
+    assert len(cause.cases) == cause.total
 
 
 def test_of_many_cases_the_value_that_nearly_all_allow_is_said():
@@ -283,4 +354,5 @@ def test_a_run_says_the_number_that_is_used_whatever_is_given():
     report = check(norm, "rms_norm")
     cause = report.causes[0]
     assert (cause.name, cause.value) == ("eps/other", "eps is 3e-05 whatever is given")
+    assert len(cause.cases) == cause.total
     assert "broken cases: eps is 3e-05 whatever is given" in str(cause)

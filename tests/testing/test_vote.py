@@ -65,9 +65,9 @@ def top_left_flag_and_leak(q, k, v, mask=None, *, bias=None, scale=None):
 
 
 def one_gradient_wrong(d_out, q, k, v, mask=None, **options):
-    """Queries' gradients as another scale would give them, the other gradients right."""
+    """Queries' gradients as another scale of each feature would give them, the other gradients right."""
     right = refattn.attention_vjp(d_out, q, k, v, mask, **options)
-    return right._replace(q=right.q * np.float32(1.7))
+    return right._replace(q=right.q * np.linspace(1.5, 1.9, q.shape[-1], dtype=np.float32))
 
 
 def names(report):

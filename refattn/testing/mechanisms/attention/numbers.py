@@ -299,18 +299,21 @@ def dropout_in_lse(q, k, v, mask=None, *, dropout=None, return_lse=False, **opti
 def weights_float8_without_prescale(q, k, v, mask=None, *, sinks=None, dropout=None, **options):
     """Weights between 0 and 1 are rounded to float8 (e4m3) as they are, after their sum was taken: below 2^-10 they are
     0 in the sum of values and count in the other."""
-    _needs(dropout is None)
     values = np.where(np.isfinite(v), v, 0.0)
 
     def rounded(out, lse, weights, s):
         w = np.exp(s - _top(s)[..., None])
         total = w.sum(axis=-1, keepdims=True)
-        out = round_to(w, "float8_e4m3fn") @ values / np.where(total == 0, 1.0, total)
+        w = round_to(w, "float8_e4m3fn")
+        if dropout is not None:
+            w = np.where(dropout[0], w / (1.0 - dropout[1]), 0.0)
+        found = w @ values / np.where(total == 0, 1.0, total)
         if sinks is not None:
-            out = np.where(total == 0, 0.0, out / (1.0 + np.exp(np.asarray(sinks)[..., None, None] - lse[..., None])))
-        return out, lse
+            left = 1.0 / (1.0 + np.exp(np.asarray(sinks)[..., None, None] - lse[..., None]))
+            found = np.where(total == 0, 0.0, found * left)
+        return np.where(np.isfinite(out), found, out), lse
 
-    return evaluate(q, k, v, mask, finish=rounded, **options)
+    return evaluate(q, k, v, mask, sinks=sinks, dropout=dropout, finish=rounded, **options)
 
 
 # --- log-sum-exp ----------------------------------------------------------------------------------------------------

@@ -179,6 +179,24 @@ class RotatedTwice(Decoder):
         return 2 * token[2]
 
 
+@_variant("cache/keys_not_rotated", "CACHE-ROPE", "contiguous", "rolling", "paged")
+class KeysNotRotated(Decoder):
+    """Queries are rotated, keys come into the cache as they are."""
+
+    def key_position(self, m, token):
+        _needs_rope(self)
+        return 0
+
+
+@_variant("cache/rope_ignored", "CACHE-ROPE", *_ALL)
+class RopeIgnored(Decoder):
+    """Nothing is rotated although a base is given."""
+
+    def rotated(self, x, positions):
+        _needs_rope(self)
+        return x
+
+
 @_variant("cache/stale_drafts", "CACHE-TRUNCATE", "contiguous", "rolling", "paged", seen=["Blaizzy/mlx-vlm#1715"])
 class StaleDrafts(Decoder):
     """Tokens that were taken back stay visible."""
