@@ -148,6 +148,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "0.0 -> 1.0",
     ): "infinities and NaN are equal or not, whatever the limit there",
     (
+        'if bits.dtype.kind != "u" or f.emin != 2 - 2 ** max(exponent_bits - 1, 1):',
+        "1 -> 2",
+    ): "no format has an exponent of so few bits",
+    (
         "_MEMBERS = 3  # so many values with different results are tried on all rows",
         "3 -> 4",
     ): "a budget: how long is searched",
@@ -285,7 +289,7 @@ def files_of(module):
 def which_tests(module):
     """What judges the mutants of a module beside its golden vectors: its doctests and its tests."""
     own = module.partition("/")[0]
-    return [*files_of(module), *TESTS.get(own, [f"tests/test_{own}.py"])]
+    return [*files_of(module), "tests/test_defaults.py", *TESTS.get(own, [f"tests/test_{own}.py"])]
 
 
 def _runs(module):

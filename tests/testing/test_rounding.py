@@ -86,6 +86,21 @@ def test_bits_of_every_number_of_a_format(name, bits):
     np.testing.assert_array_equal(from_bits(every, name), want)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_has_bits_of_one_width(name):
+    holds = []
+    for width in (8, 16, 32, 64):
+        for kind in ("uint", "int"):
+            try:
+                assert from_bits(np.zeros(2, dtype=f"{kind}{width}"), name).tolist() == [0.0, 0.0]
+                holds.append(f"{kind}{width}")
+            except TypeError:
+                pass
+    widths = {"float64": 64, "float32": 32, "tf32": None}
+    width = widths.get(name, 8 if name.startswith("float8") else 16)
+    assert holds == ([f"uint{width}"] if width else [])
+
+
 def test_bits_of_the_wrong_width_are_refused():
     with pytest.raises(TypeError, match="bits has dtype int64, which cannot hold the bits of bfloat16"):
         from_bits(np.array([1]), "bfloat16")
