@@ -29,6 +29,8 @@ _OP, _LAYER = "keras.ops.dot_product_attention", "keras.layers.MultiHeadAttentio
 class Keras(FrameworkAdapter):
     """keras.ops and keras.layers on the backend that Keras runs on; the name says which where it is not NumPy."""
 
+    asked = False  # its list of known deviations was measured without cases inside limits
+
     version = keras.__version__
 
     def __init__(self):

@@ -18,6 +18,7 @@ _SCALED_OPERANDS = replace(PROFILES["float16/eager"], name="float16/eager, q and
 class OnnxReference(OnnxAdapter):
     """onnx.reference.ReferenceEvaluator."""
 
+    asked = False  # its list of known deviations was measured without cases inside limits
     name = "onnx"
     version = onnx.__version__
 

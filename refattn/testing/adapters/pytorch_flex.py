@@ -19,6 +19,7 @@ from refattn.testing.adapters.translation import attention_call
 class TorchFlex(TorchBase):
     """flex_attention. Softcap and bias are a score_mod, as its documentation writes them; masks are a mask_mod."""
 
+    asked = False  # its list of known deviations was measured without cases inside limits
     name = "torch.flex"
 
     def __init__(self):

@@ -17,6 +17,7 @@ _MHA = "torch.nn.MultiheadAttention"
 class TorchMultiHead(TorchBase):
     """multi_head_attention_forward, which the layer calls, asked for its weights as the layer is unless it is told."""
 
+    asked = False  # its list of known deviations was measured without cases inside limits
     name = "torch.mha"
 
     def __init__(self):

@@ -27,6 +27,7 @@ _GELU = {None: "gelu", "tanh": "gelu_pytorch_tanh"}
 class Transformers(TorchBase):
     """eager_attention_forward of modeling_llama, which most models of transformers copy, and what stands around it."""
 
+    asked = False  # its list of known deviations was measured without cases inside limits
     name = "transformers"
     version = transformers.__version__
 
