@@ -363,8 +363,8 @@ def _others(d):
         Call("backend.number", lambda value: backend.number("value", value), {"value": 1.0}, {"value": "scalar"}),
         Call("backend.integer", lambda value: backend.integer("value", value), {"value": 1}, {"value": "integer"}),
         Call("testing.bound", lambda **given: testing.bound("attention", testing.PROFILES["float32"], **given), {"q": x, "k": x, "v": x, "scale": 1.0}),
-        Call("testing.tolerance", lambda **given: testing.tolerance("softmax", **given), {"x": x, "axis": -1, "precision": "float32"}, {"precision": "word"}),
-        Call("testing.profile", testing.profile, {"precision": "float32"}, {"precision": "word"}),
+        Call("testing.tolerance", lambda **given: testing.tolerance("softmax", **given), {"x": x, "axis": -1, "precision": "float32"}, {"x": "list of reals", "precision": "word"}),
+        Call("testing.profile", testing.profile, {"precision": "float32"}, {"x": "list of reals", "precision": "word"}),
         Call("testing.round_to", testing.round_to, {"x": x, "fmt": FORMATS["float16"]}, {"x": "list of reals", "fmt": "word"}),
         Call("testing.from_bits", testing.from_bits, {"bits": np.zeros(2, dtype=np.uint16), "fmt": "bfloat16"}, {"bits": "any", "fmt": "word"}),
     ]  # fmt: skip

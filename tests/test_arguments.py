@@ -172,6 +172,22 @@ def test_no_query_heads_over_several_are_refused_by_name(function):
         function(q, k, k, **({"splits": 1} if function is refattn.split_attention else {}))
 
 
+@pytest.mark.clause("MLA-REFUSE")
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_the_data_of_a_rule_are_not_taken_for_those_of_one_head(absorbed):
+    params = latent.MultiHeadLatentParams(*(np.ones(shape) for shape in ((4, 8), (6,), (6, 20), (8, 4), (4, 12))))
+    params = params._replace(w_ukv=np.ones((6, 18)), w_o=np.ones((8, 4)))
+    mask = masks.padding(np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match="mask has 3 entries along the axis of the heads; heads is 1"):
+        latent.multi_head_latent_attention(X[None], params, heads=1, mask=mask, absorbed=absorbed)
+
+
+@pytest.mark.clause("BACKEND-REFUSE")
+def test_a_call_that_is_nested_deeply_is_refused_by_the_kit_too():
+    with pytest.raises(TypeError, match="x is"):
+        testing.bound(refattn.softmax, "float32", fuzz.HOSTILE["deep"]())
+
+
 @pytest.mark.clause("BACKEND-REFUSE")
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # NumPy's own, of its matrices
 @pytest.mark.parametrize("kind", [lambda x: np.ma.MaskedArray(x, mask=x > 0), np.matrix])

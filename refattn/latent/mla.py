@@ -211,6 +211,8 @@ def multi_head_latent_attention(
         out = attend(xp, plain, turned, latents, rope_keys, params.w_ukv, sizes, mask, scale=scale, **where)
         if out.shape[:-3] != x.shape[:-2]:  # the data of a rule had axes that x has not
             raise ValueError(f"mask has leading axes {tuple(out.shape[:-3])}; those of x are {tuple(x.shape[:-2])}")
+        if out.shape[-3] != heads:
+            raise ValueError(f"mask has {out.shape[-3]} entries along the axis of the heads; heads is {heads}")
     return merge_heads(out) @ params.w_o
 
 

@@ -38,7 +38,7 @@ def mapped(change: Callable[[Any], Any], value: Any, *, lists: bool = True, dept
     return change(value)
 
 
-def paths(value: Any, at: str = "", *, lists: bool = True) -> Iterator[tuple[str, Any]]:
+def paths(value: Any, at: str = "", *, lists: bool = True, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """(where, leaf) in order: 'params.kv_norm', 'dropout.0'.
 
     Examples
@@ -48,12 +48,12 @@ def paths(value: Any, at: str = "", *, lists: bool = True) -> Iterator[tuple[str
     >>> list(paths({"a": (1, [2])}, lists=False))
     [('a.0', 1), ('a.1', [2])]
     """
-    inside = members(value, lists=lists)
+    inside = members(value, lists=lists) if depth <= DEEPEST else None
     if inside is None:
         yield at, value
         return
     for name, x in inside.items():
-        yield from paths(x, f"{at}.{name}" if at else str(name), lists=lists)
+        yield from paths(x, f"{at}.{name}" if at else str(name), lists=lists, depth=depth + 1)
 
 
 def members(value: Any, *, lists: bool = True) -> dict[Any, Any] | None:
