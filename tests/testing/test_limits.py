@@ -33,6 +33,15 @@ def test_a_decode_kernel_gets_its_sizes():
     assert (found.heads, found.lengths, found.masks) == (((64, 64), (128, 128)), ((1, 64),), (False,))
 
 
+def test_a_kernel_of_latent_attention_gets_heads_whose_values_are_smaller():
+    def prefill(q, k, v):
+        if q.shape[-1] % 64 or v.shape[-1] not in {q.shape[-1], {192: 128}.get(q.shape[-1])}:
+            raise NotImplementedError
+        return q
+
+    assert probe(prefill).heads == ((64, 64), (128, 128), (192, 128))
+
+
 def test_a_kernel_that_takes_only_causal_masks_keeps_a_foothold():
     def only_causal(q, k, v, *, mask):
         assert q.shape[-2] == k.shape[-2]

@@ -1,5 +1,7 @@
 """The rules of the vote, to the last case: with cases, variants and fits that are made for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from refattn.testing.matches import SMALL_VALUES, Comparison
 from refattn.testing.outcome import CheckCase, Result
 from refattn.testing.profiles import PROFILES
 from refattn.testing.variants import Variant
-from refattn.testing.vote import UNKNOWN, settled
+from refattn.testing.vote import UNKNOWN, Cause, settled
 
 
 def variant(name):
@@ -156,3 +158,49 @@ def test_cases_that_were_not_explained_are_held_to_what_won():
     alone = broken(shows={"a": 1000.0})
     assert causes(*many(2, "a"), alone) == [("a", 3, 0, 0)]
     assert causes(*many(2, "a"), broken(shows={"a": 1500.0})) == [("a", 2, 0, 0), (UNKNOWN, 1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "a explains 2 of 3 broken cases"),
+        ({"total": 1, "cases": ("x",)}, "a explains 1 of 1 broken case"),
+        ({"value": "the tile has 8 keys"}, "a explains 2 of 3 broken cases: the tile has 8 keys"),
+        (
+            {"partly": ("y",)},
+            "a explains 2 of 3 broken cases, in 1 of them all but a hundredth: something smaller is wrong as well",
+        ),
+        (
+            {"holding": ("p", "q"), "shared": ("N = M", "no mask")},
+            "a explains 2 of 3 broken cases; not where N = M, no mask (2 hold)",
+        ),
+        ({"holding": ("p",)}, "a explains 2 of 3 broken cases; yet as many as would show it hold (1 hold)"),
+        ({"shared": ("N = M",)}, "a explains 2 of 3 broken cases"),
+        ({"name": UNKNOWN}, "no known cause: 2 of 3 broken cases"),
+        (
+            {"name": UNKNOWN, "shared": ("N = M", "no mask")},
+            "no known cause: 2 of 3 broken cases; all have N = M, no mask, which no case that holds has",
+        ),
+        (
+            {"name": UNKNOWN, "shared": ("N = M",), "others": 4},
+            "no known cause: 2 of 3 broken cases; all have N = M, as in 4 that hold",
+        ),
+    ],
+)
+def test_a_cause_in_words(more, said):
+    assert str(Cause(**{"function": "softmax", "name": "a", "cases": ("x", "y"), "total": 3, **more})) == said
+
+
+def test_what_is_known_is_called_as_before_and_what_is_no_number_takes_no_part():
+    known = [replace(r, status="known") for r in many(2, "a")]
+    results, found = settled(known)
+    assert (results, found) == (known, [])
+    results, (cause,) = settled([*known, broken("b", "a")])
+    assert (cause.name, len(cause.cases)) == ("a", 3)
+    assert [r.status for r in results] == ["known", "known", "broken"]
+    assert results[0] is known[0]
+    assert results[2].deviation == "a"
+    without = replace(broken("b"), comparisons=())
+    related = broken("b")
+    related = replace(related, case=replace(related.case, relation="batch"))
+    assert causes(*many(2, "a"), without, related) == [("a", 2, 0, 0)]
