@@ -9,7 +9,7 @@ from refattn.testing import check
 from refattn.testing.checking import all_cases
 from refattn.testing.fitted import fitted
 from refattn.testing.foothold import Asked, survey
-from refattn.testing.sizes import NotMovable, _axes, resized, sizes_of
+from refattn.testing.sizes import NotMovable, _axes, _named, resized, sizes_of
 from refattn.testing.subject import subjects
 
 
@@ -143,9 +143,9 @@ def test_rows_move_to_the_front_and_axes_are_added():
 
 def test_an_array_of_fewer_axes_has_the_last_letters():
     given = {"q": np.ones((5, 4)), "k": np.ones((7, 4)), "v": np.ones((7, 3)), "bias": np.ones(6)}
-    assert _axes("attention", "bias", given["bias"]) == (False, ("M",))
-    assert _axes("attention", "bias", np.ones((5, 7))) == (True, ("N", "M"))
-    assert _axes("attention", "bias", np.ones(())) == (False, ())
+    assert _axes(_named("attention", "bias"), given["bias"]) == (False, ("M",))
+    assert _axes(_named("attention", "bias"), np.ones((5, 7))) == (True, ("N", "M"))
+    assert _axes(_named("attention", "bias"), np.ones(())) == (False, ())
     assert sizes_of("attention", {**given, "bias": np.ones(7)})["M"] == 7
     assert resized("attention", {**given, "bias": np.ones(7)}, {"M": 16})["bias"].shape == (16,)
 
