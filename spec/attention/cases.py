@@ -173,9 +173,8 @@ CASES = [
     case(
         "attention.absent.0003: ATTN-ABSENT ATTN-OUT; Poison",
         call("attention", **POISONED_V, mask=bools("11110", "11011", "10010")),
-        "values/cleaned keys/last_twice softmax/not_divided peak/minus_1e4 scores/overflow_float16 "
-        "values/overflow_float16 scale/size_of_values scale/size_of_both scale/number_of_keys "
-        "exponent/log2e_twice",
+        "values/cleaned keys/last_twice softmax/not_divided scale/size_of_values scale/size_of_both "
+        "scale/number_of_keys exponent/log2e_twice",
         comment="Some of those values may be attended to: their rows are infinite or NaN, the last row is not.",
     ),
     case(
@@ -293,7 +292,7 @@ CASES = [
             scale=1.0,
             return_lse=True,
         ),
-        "peak/from_zero fill/minus_5e4 peak/none",
+        "peak/from_zero fill/minus_5e4 peak/none peak/minus_1e4",
         comment="All scores lie below -5e4, where sentinels have been mistaken for the maximum.",
     ),
     case(
@@ -418,6 +417,7 @@ CASES = [
             v=tensor([[61440.0, -3.0], [61440.0, 5.0], [61440.0, 1.0]]),
             scale=2.0**-13,
         ),
+        "scores/overflow_float16 values/overflow_float16",
         comment="Products and sums of values beyond 65,504, the largest number of float16; scores and output are below it.",
     ),
     case(

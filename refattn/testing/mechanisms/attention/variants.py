@@ -103,7 +103,7 @@ STEPS = frozenset(
 def _evaluate(*args, return_lse=False, finish=None, **options):
     steps, options = _apart(options)
     with np.errstate(all="ignore"):
-        steps = {"visible": _visible, "mixed": of_finite} | steps
+        steps = {"visible": _visible} | steps
         stages = with_steps(attention_stages, **steps)(*args, **options)
         out, lse = stages.out, stages.lse
         if finish is not None:
@@ -124,7 +124,7 @@ def _visible(*args, **positions):
 
 
 def of_finite(xp, weights, present, v):
-    """The step `mixed` of a variant, if it says nothing else: infinities and NaN among the values count for nothing."""
+    """The step `mixed` in which infinities and NaN among the values count for nothing."""
     return weights @ np.where(np.isfinite(v), v, 0.0)
 
 
