@@ -197,7 +197,7 @@ def covered(results: Iterable[Result], offered: Iterable[CheckCase], precision_o
         function = result.case.function
         seen.setdefault(function, Seen(function, precision_of)).take(result)
     offered = list(offered)
-    refused = {r.case.id for r in results if r.status == "unsupported"}
+    refused = {r.case.id for r in results if r.refused}
     return [found for each in seen.values() if (found := each.missing(offered, refused))]
 
 

@@ -545,7 +545,9 @@ def test_a_refusal_in_the_words_that_valid_input_gets_holds_nothing_up():
 @pytest.mark.parametrize("error", [ValueError(), type("Odd\nname", (Exception,), {"__str__": lambda self: 1 / 0})()])
 def test_an_exception_without_a_text_is_told_all_the_same(error):
     report = check(says(error), only="attention.causal*", effort="smoke")
-    assert {r.message for r in report.results} <= {"raises ValueError", "raises Odd name: its text cannot be read"}
+    said = {r.message for r in report.results if r.status == "broken"}
+    assert len(said) == 1
+    assert said <= {"raises ValueError", "raises Odd name: its text cannot be read"}
     assert reports.as_text(report)
 
 
