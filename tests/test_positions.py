@@ -779,11 +779,15 @@ def test_errors_of_biases():
         alibi_bias(np.array(0.5), 2, 3)
     with pytest.raises(ValueError, match=r"q_positions has shape \(3,\); it must be \(..., N=2\)"):
         alibi_bias(np.ones(4), 2, 3, q_positions=np.arange(3))
-    with pytest.raises(ValueError, match=r"leading axes do not broadcast: slopes \(4,\), q_positions and k_positions \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"leading axes do not broadcast: slopes \(4,\), q_positions and k_positions \(3,\)"
+    ):
         alibi_bias(np.ones(4), 2, 3, q_positions=np.zeros((3, 2), dtype=np.int64))
     with pytest.raises(ValueError, match=r"k_positions has shape \(2,\); it must be \(..., M=3\)"):
         t5_bias(np.ones((8, 4)), 2, 3, k_positions=np.arange(2))
-    with pytest.raises(ValueError, match=r"leading axes do not broadcast: heads \(4,\), positions \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"leading axes do not broadcast: heads \(4,\), q_positions and k_positions \(3,\)"
+    ):
         t5_bias(np.ones((8, 4)), 2, 3, q_positions=np.zeros((3, 2), dtype=np.int64), max_distance=9)
     with pytest.raises(ValueError, match=r"table has shape \(8,\); it must be \(buckets, H\)"):
         t5_bias(np.ones(8), 2, 3)
