@@ -400,12 +400,11 @@ def _related(adapter, case):
     if found is None:
         return Result(case, "holds", comparisons=comparisons)
     explained = [e for c in _alone(case, found, precision) for e in c.explanations if e.fit <= FITS and e.variant]
-    named = next((e.variant for e in explained if e.variant.clause in case.clauses), None)
-    if named is None:
-        deviation, message = f"inconsistent: {case.relation}", found.message
-    else:
-        deviation, message = named.name, f"{found.message}\nThis does that: {named.name}: {named.meaning}"
-    return Result(case, "broken", deviation, case.clauses[0], message, comparisons=comparisons)
+    fitting = {e.variant.name: e.variant for e in explained if e.variant.clause in case.clauses}
+    fitting = {name: v for name, v in fitting.items() if consistency.gives(v, case, found.first, precision)}
+    result = Result(case, "broken", f"inconsistent: {case.relation}", case.clauses[0], found.message)
+    result = replace(result, comparisons=comparisons, fitting=tuple(fitting.values()))
+    return result.named(result.fitting[0]) if fitting else result
 
 
 def _alone(case, found, precision):

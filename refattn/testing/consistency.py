@@ -19,6 +19,8 @@ from refattn.testing import layouts
 from refattn.testing.adapters import Failed
 from refattn.testing.adapters.guard import told
 from refattn.testing.bounds import bound
+from refattn.testing.diagnosis import FITS
+from refattn.testing.distances import distance
 from refattn.testing.docstrings import stated
 from refattn.testing.equals import call_as, equal
 from refattn.testing.inputs import Draw, Seeded
@@ -283,11 +285,12 @@ def related(name: str, id: str, function: str, dtype: str, arguments: dict) -> C
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two calls that should agree and do not: the call, and what it returned, for a diagnosis."""
+    """Two calls that should agree and do not: the second and what it returned, for a diagnosis, and numbers of the first."""
 
     message: str
     arguments: dict
     got: object
+    first: np.ndarray
 
 
 def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...], Disagreement | None]:
@@ -329,8 +332,17 @@ def judge(call, case: CheckCase, cast, precision) -> tuple[tuple[Comparison, ...
                 f"{case.comment} Here {found.outside:,} of {found.size:,} elements differ between the first call and that"
                 f" with {other.what}{at}{times}; {wanted} would be right."
             )
-            return tuple(comparisons), Disagreement(message, other.arguments, returned)
+            return tuple(comparisons), Disagreement(message, other.arguments, returned, first)
     return tuple(comparisons), None
+
+
+def gives(variant, case: CheckCase, first: np.ndarray, precision) -> bool:
+    """Whether a variant gives the numbers of a case's first call, too: it must, to be why the second disagrees."""
+    own = variant.results((), in_float64(case.arguments))
+    if own is None:  # it does not apply there
+        return True
+    limit = _limit(case.function, profile(precision), case.arguments)
+    return first.shape == own["out"].shape == limit.shape and distance(first, own["out"], limit) <= 2 * FITS
 
 
 def _numbers(function, returned):

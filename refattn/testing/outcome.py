@@ -10,11 +10,13 @@ from refattn.masks import Mask
 from refattn.testing.diagnosis import FITS
 from refattn.testing.matches import MISSING, SMALL_VALUES, Comparison
 from refattn.testing.printable import printable
+from refattn.testing.registry import Variant
 from refattn.testing.stages import Stage, told
 from refattn.testing.subject import subject
 
 STATUSES = ("holds", "broken", "known", "unsupported", "unjudged")
 _MOST = 20_000  # characters of a message
+_DOES = "\nThis does that: "
 # Of gradients that some implementations leave out, the clause about them; any other belongs to every clause of a case.
 _OWN_CLAUSE = {"scale": "GRAD-SCALE", "bias": "GRAD-BIAS", "sinks": "GRAD-SINK"}
 
@@ -70,6 +72,8 @@ class Result:
     lacks : tuple of str
         The results that were not returned and so not judged, of a case that holds otherwise.
     comparisons : tuple of Comparison
+    fitting : tuple of Variant
+        Of self-consistency that is broken, what does the same: the first gives it its name, or what fits most such cases.
     stages : tuple of Stage
         Of a broken attention whose implementation exposes some, how each compares.
     """
@@ -84,6 +88,7 @@ class Result:
     refused: bool = False
     lacks: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    fitting: tuple[Variant, ...] = ()
     stages: tuple[Stage, ...] = ()
 
     def __post_init__(self):
@@ -101,6 +106,11 @@ class Result:
         """The comparisons that fail, wrong numbers first; those of inputs that cannot be judged are left out."""
         wrong = [c for c in self.comparisons if not c.ok and c.verdict != "cannot be judged"]
         return sorted(wrong, key=lambda c: c.verdict == MISSING)
+
+    def named(self, variant: Variant) -> Result:
+        """The same result of self-consistency, called by a variant that does the same."""
+        told = self.message.partition(_DOES)[0]
+        return replace(self, deviation=variant.name, message=f"{told}{_DOES}{variant.name}: {variant.meaning}")
 
     def called(self, comparisons: tuple[Comparison, ...], name: str | None = None) -> Result:
         """The same result with other explanations, called by the first that fits, or by one that nearly does."""

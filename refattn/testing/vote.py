@@ -108,7 +108,17 @@ def settled(results: list) -> tuple[list, list[Cause]]:
             found, named = _Vote(function, broken, holding).outcome()
             causes += found
             renamed |= {(function, id_): new for id_, new in named}
+        won = {cause.name for cause in causes if cause.function == function}
+        renamed |= {(function, r.case.id): new for r, new in _self_consistent(own, won)}
     return [_renamed(r, renamed.get((r.case.function, r.case.id))) for r in results], causes
+
+
+def _self_consistent(results, won):
+    """Results of self-consistency that several variants explain, called by one that won, or by what explains most of them."""
+    open_ = [r for r in results if r.status == "broken" and r.fitting]
+    votes = Counter(v.name for r in open_ for v in r.fitting)
+    for r in open_:
+        yield r, r.named(max(r.fitting, key=lambda v: (v.name in won, votes[v.name])))
 
 
 def _renamed(result, called):
