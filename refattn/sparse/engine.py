@@ -1,0 +1,30 @@
+"""Attention over some keys of each query, forward and backward, with every option of attention and no array of N M numbers.
+
+Which keys is data. A rule over positions is visited tile by tile, in tiles as wide as the rule: `by_rule`.
+"""
+
+from __future__ import annotations
+
+from refattn import backend
+from refattn.masks import Mask
+
+ROWS = 128  # queries a tile: with windows of 16 to 1,024 keys the least time, or near it (tests/benchmarks/sparse.py)
+WIDEST = 2048  # of a rule that admits more keys in a row the tiles of tiled_attention do as well
+
+
+def by_rule(rule: Mask, mask, width, options) -> dict:
+    """Options of `tiled_attention` for a rule that admits at most `width` keys in a row to a query, and a further mask."""
+    tiles = {"q_tile": ROWS, "k_tile": ROWS + width} if width is not None and width <= WIDEST else {}
+    return {"mask": both(rule, mask), **tiles, **options}
+
+
+def both(rule: Mask, mask) -> Mask:
+    """A rule and a further mask, which must be a rule, too."""
+    if mask is None:
+        return rule
+    if not isinstance(mask, Mask):
+        raise TypeError(
+            f"mask is {backend.shown(mask)}; it must be a rule of refattn.masks, as padding(lengths): an array has N M"
+            " entries, and goes with attention"
+        )
+    return rule & mask
