@@ -3,9 +3,11 @@
 import contextlib
 import contextvars
 import functools
+import gc
 import math
 import time
 import tracemalloc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -743,3 +745,19 @@ def test_traffic_falls_with_the_size_of_the_fast_memory():
 def test_wrong_sizes_are_named(change, error, message):
     with pytest.raises(error, match=message):
         attention_io(**{"n": 3, "m": 5, "d": 4, "fast_memory": 32, **change})
+
+
+@pytest.mark.clause("TILED-MEMORY")
+@pytest.mark.parametrize("options", [{}, {"mask": masks.padding(np.array([[3], [2]]))}])
+def test_nothing_keeps_the_arguments_after_a_call(options):
+    """Not until the garbage collector finds a circle of references, which may be many calls later."""
+    q, k, v = qkv(1)
+    left = weakref.ref(k)
+    gc.disable()
+    try:
+        tiled_attention(q, k, v, **options)
+        tiled_attention_vjp(np.ones(v.shape[:2] + (N, v.shape[-1])), q, k, v, **options)
+        del k
+        assert left() is None
+    finally:
+        gc.enable()

@@ -1,10 +1,11 @@
 """Sparse attention at its real cost: every query attends to some keys, and only those are touched.
 
-A mechanism says which keys as data, a rule of `refattn.masks` or a list of keys for each query; `engine` attends over them.
-Each function has its gradients beside it, and equals `attention` under a mask, or, where a key counts more than once, under
-a bias of log(count).
+A mechanism says which keys as data: a rule of `refattn.masks`, which `rules` hands to the tiles of `refattn.tiled`, or a list
+of keys for each query or group of queries, over which `lists` attends. Either way forward and backward, with every option of
+attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
 """
 
+from refattn.sparse.gather import gather_attention, gather_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
-__all__ = ["window_attention", "window_attention_vjp", "window_sides"]
+__all__ = ["gather_attention", "gather_attention_vjp", "window_attention", "window_attention_vjp", "window_sides"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from refattn import backend, masks
-from refattn.sparse.engine import by_rule
+from refattn.sparse.rules import by_rule
 from refattn.tiled import tiled_attention, tiled_attention_vjp
 
 

@@ -128,11 +128,12 @@ class Problem:
         """The problem of one index of the first leading axes."""
 
         def pick(x, core):
-            if isinstance(x, Mask):
-                return with_data(x, pick)
             return x if x is None or callable(x) else x[self.entry(x, core, index)]
 
-        picked = {name: pick(getattr(self, name), core) for name, core in _CORES.items()}
+        arrays = {name: (getattr(self, name), core) for name, core in _CORES.items()}
+        picked = {
+            name: with_data(x, pick) if isinstance(x, Mask) else pick(x, core) for name, (x, core) in arrays.items()
+        }
         return replace(self, **picked, index=index) if index else self
 
     # --- tiles ---

@@ -51,9 +51,9 @@ def attention_by(one_query, counts):
         q, k, v, mask=None, bias=None, scale=None, softcap=None, sinks=None, dropout=None, q_positions=None,
         k_positions=None, return_lse=False, **given,
     ):  # fmt: skip
-        k, v = same_heads(q, k, v)
         table = masked(counts(q, k, q_positions=q_positions, k_positions=k_positions, **given), q, k, mask,
                        q_positions, k_positions)  # fmt: skip
+        k, v = same_heads(q, k, v)
         return named(by_queries(one_query, q, k, v, table, bias, scale, softcap, sinks, dropout), return_lse)
 
     return attention

@@ -22,6 +22,11 @@ BESIDE_DENSE = 16384
 # Each mechanism: the function, and from N and a generator its arguments beside q, k and v.
 CALLS = {
     "window": (sparse.window_attention, sparse.window_attention_vjp, lambda n, draw: {"left": 255, "right": 0}),
+    "gather": (
+        sparse.gather_attention,
+        sparse.gather_attention_vjp,
+        lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
+    ),
 }
 
 

@@ -18,21 +18,25 @@ FUNCTIONS = [name for name, of in subjects().items() if name.startswith("sparse.
 FORWARD = [name for name in FUNCTIONS if not name.endswith("_vjp")]
 
 
+def largest(x):
+    return 1.0 if x is None else np.max(np.abs(x), initial=1.0, where=np.isfinite(x))
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_it_is_what_it_equals(function):
     """To 1e-12, at any lengths and with any option that its generator draws."""
     of = subject(function)
 
     @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-    @given(calls(function))
+    @given(calls(function, "float64"))
     def equal(arguments):
         with np.errstate(all="ignore"):
             got = results(function, of.function(**arguments))
             found = function_named(of.equals.function)(**of.equals.arguments(**arguments))
         wanted = results(function, found if of.equals.results is None else of.equals.results(found, arguments))
         assert got.keys() == wanted.keys()
+        size = np.prod([largest(arguments.get(name)) for name in ("d_out", "q", "k", "v")])
         for name, x in wanted.items():
-            size = np.max(np.abs(x), initial=1.0, where=np.isfinite(x))
             np.testing.assert_allclose(got[name], x, rtol=1e-12, atol=1e-12 * size, err_msg=name)
 
     equal()
@@ -62,7 +66,7 @@ def test_a_key_that_is_left_out_has_no_influence(function, poison):
 def test_memory_grows_as_the_length_does(name):
     """The benchmark at a few thousand tokens: four times the tokens take about four times the memory, not sixteen."""
     draw = np.random.default_rng(0)
-    forward, backward = zip(*(benchmark.held(name, n, draw) for n in (2048, 8192)), strict=True)
+    forward, backward = zip(*(benchmark.held(name, n, draw) for n in (4096, 16384)), strict=True)
     assert forward[1] < 5 * forward[0]
     assert backward[1] < 5 * backward[0]
-    assert max(forward[1], backward[1]) < 8192**2  # bytes: a quarter of the scores alone
+    assert max(forward[1], backward[1]) < 16384**2  # bytes: a quarter of the scores alone

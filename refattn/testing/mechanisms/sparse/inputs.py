@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from refattn import masks
 from refattn.testing.inputs import Draw
 from refattn.testing.mechanisms.attention import inputs as of_attention
@@ -14,6 +16,16 @@ def restricted(draw: Draw) -> dict:
     return given if isinstance(given["mask"], masks.Mask) else {**given, "mask": None}
 
 
-def plain(draw: Draw) -> dict:
+def plain(draw: Draw, **sizes) -> dict:
     """A call without options."""
-    return of_attention.plain(draw)
+    return of_attention.plain(draw, **sizes)
+
+
+def lists(draw: Draw, heads: tuple, n: int, m: int, twice: bool) -> np.ndarray:
+    """Keys of m for each of n queries, (..., N, T), in any order, with empty places; named twice now and then, if they may."""
+    most = draw.between(1, min(m, 12))
+    order = np.argsort(draw.rng.random((*heads, n, m)), axis=-1)[..., :most]
+    found = np.where(draw.where(0.8, *order.shape), order, -1)
+    if twice and most > 1:
+        found[..., -1] = np.where(draw.where(0.7, *order.shape[:-1]), found[..., 0], found[..., -1])
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from refattn import masks
 from refattn.sparse import window_attention, window_attention_vjp, window_sides
-from refattn.sparse.engine import both
+from refattn.sparse.rules import both
 from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
 from refattn.testing.mechanisms.sparse.inputs import plain, restricted

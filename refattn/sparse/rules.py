@@ -1,7 +1,4 @@
-"""Attention over some keys of each query, forward and backward, with every option of attention and no array of N M numbers.
-
-Which keys is data. A rule over positions is visited tile by tile, in tiles as wide as the rule: `by_rule`.
-"""
+"""Attention to the keys that a rule admits: `tiled_attention` visits no others, in tiles as wide as the rule."""
 
 from __future__ import annotations
 
@@ -19,12 +16,15 @@ def by_rule(rule: Mask, mask, width, options) -> dict:
 
 
 def both(rule: Mask, mask) -> Mask:
-    """A rule and a further mask, which must be a rule, too."""
-    if mask is None:
-        return rule
-    if not isinstance(mask, Mask):
+    """A rule and a further mask."""
+    return rule if checked_rule(mask) is None else rule & mask
+
+
+def checked_rule(mask):
+    """A mask beside a mechanism's own choice of keys, which must be a rule."""
+    if mask is not None and not isinstance(mask, Mask):
         raise TypeError(
             f"mask is {backend.shown(mask)}; it must be a rule of refattn.masks, as padding(lengths): an array has N M"
             " entries, and goes with attention"
         )
-    return rule & mask
+    return mask
