@@ -5,7 +5,16 @@ of keys for each query or group of queries, over which `lists` attends. Either w
 attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
 """
 
+from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
-__all__ = ["gather_attention", "gather_attention_vjp", "window_attention", "window_attention_vjp", "window_sides"]
+__all__ = [
+    "chunked_attention",
+    "chunked_attention_vjp",
+    "gather_attention",
+    "gather_attention_vjp",
+    "window_attention",
+    "window_attention_vjp",
+    "window_sides",
+]

@@ -63,22 +63,18 @@ def attend_vjp(d_out, q, k, v, lists: Lists, mask=None, *, d_lse=None, out=None,
         optional="d_lse out lse bias sinks",
     )  # fmt: skip
     of = Listed(q, k, v, lists, mask, options | {"sinks": sinks} | ({} if table is None else {"bias": table}))
-    results = {
-        "d_out": (d_out, (of.n, of.dv)),
-        "out": (out, (of.n, of.dv)),
-        "d_lse": (d_lse, (of.n,)),
-        "lse": (lse, (of.n,)),
-    }
-    for name, (x, core) in results.items():
-        checked_cotangent(name, x, "its result", (*of.output, *core))
-    results = {name: (of.split(x, len(core)), len(core) - 1) for name, (x, core) in results.items() if x is not None}
+    cotangents = {}  # and results, in the heads of the problem
+    for name, x, core in (("d_out", d_out, 2), ("out", out, 2), ("d_lse", d_lse, 1), ("lse", lse, 1)):
+        checked_cotangent(name, x, "its result", (*of.output, *(of.n, of.dv)[:core]))
+        if x is not None:
+            cotangents[name] = of.split(x, core), core - 1
 
     like = {"q": of.q, "k": of.k, "v": of.v, "bias": None if table is None else of.bias, "sinks": of.sinks}
     like |= {"scale": backend.full(xp, (), 0.0, q)}
     sums = {name: xp.zeros_like(x) for name, x in like.items() if x is not None}
     for groups in of.chunks():
         rows, arguments, places = of.chunk(groups)
-        own = {name: of.by_group(x, rows, core) for name, (x, core) in results.items()}
+        own = {name: of.by_group(x, rows, core) for name, (x, core) in cotangents.items()}
         own["d_out"] = xp.where(of.queries(rows)[1][..., None], own["d_out"], 0.0)  # a query that is none has no part
         found = tiled_attention_vjp(**own, **arguments)
         sums["q"][..., rows, :] = of.in_a_row(found.q, rows, 1)
@@ -101,24 +97,21 @@ class Listed:
 
     def __init__(self, q, k, v, lists, mask, options):
         of = problem_of(q, k, v, mask, **options)
-        self.xp, self.n, self.m, self.dv, self.rows, self.size = of.xp, of.n, of.m, of.v.shape[-1], *lists[1:]
-        self.scalars = {"scale": of.scale, "softcap": of.softcap}
+        self.xp, self.n, self.m, self.dv = of.xp, of.n, of.m, of.v.shape[-1]
+        self.rows, self.size = lists.rows, lists.size
+        self.scalars, self.rate = {"scale": of.scale, "softcap": of.softcap}, of.rate
         blocks = _checked(of, lists)
         heads, kv_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (of.q, of.k))
         self.heads = (heads, kv_heads) if kv_heads not in (1, heads) else None
-        per_head = (
-            (*blocks.shape[:-3], heads) if self.heads and blocks.shape[-3:-2] == (kv_heads,) else blocks.shape[:-2]
-        )
+        own = blocks.shape[:-2]
+        per_head = (*own[:-1], heads) if self.heads and own[-1:] == (kv_heads,) else own
         self.output = backend.broadcast("leading axes", q_k_v=of.lead, lists=per_head)
         self.lead = (*self.output[:-1], kv_heads, heads // kv_heads) if self.heads else self.output
         self.q, self.k, self.v, self.blocks = (self.split(x, 2) for x in (of.q, of.k, of.v, blocks))
-        self.i, self.j, self.sinks = (
-            self.split(of.q_positions, 1),
-            self.split(of.k_positions, 1),
-            self.split(of.sinks, 0),
-        )
+        self.i, self.j = self.split(of.q_positions, 1), self.split(of.k_positions, 1)
+        self.sinks = self.split(of.sinks, 0)
         self.bias, self.keep = (x if callable(x) else self.split(x, 2) for x in (of.bias, of.keep))
-        self.rate, self.q_positions, self.mask = of.rate, of.q_positions, of.mask
+        self.q_positions, self.mask = of.q_positions, of.mask
         if isinstance(mask, Mask):  # the data of a rule get the axis of the lists, in front of their own
             self.mask = with_data(mask, lambda x, own: self.xp.expand_dims(self.split(x, own), axis=-1 - own))
 

@@ -22,6 +22,7 @@ BESIDE_DENSE = 16384
 # Each mechanism: the function, and from N and a generator its arguments beside q, k and v.
 CALLS = {
     "window": (sparse.window_attention, sparse.window_attention_vjp, lambda n, draw: {"left": 255, "right": 0}),
+    "chunked": (sparse.chunked_attention, sparse.chunked_attention_vjp, lambda n, draw: {"size": 256}),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
