@@ -128,6 +128,19 @@ def test_positions_may_be_any(library, seed, q_tile, k_tile, rule):
 
 
 @pytest.mark.clause("TILED-EQUAL", "TILED-SKIP")
+@given(q_tile=tiles, k_tile=tiles, step=st.integers(1, 4), start=st.integers(-9, 9), rule=st.sampled_from(RULES))
+def test_positions_may_be_evenly_spaced(q_tile, k_tile, step, start, rule):
+    if any(isinstance(x, np.ndarray | list) for x in rule._data()):
+        return  # of positions that it does not know
+    q, k, v = qkv(4)
+    positions = {"q_positions": start + np.arange(N) * step, "k_positions": np.arange(M) * step - 3}
+    close(
+        tiled_attention(q, k, v, rule, q_tile=q_tile, k_tile=k_tile, return_lse=True, **positions),
+        attention(q, k, v, rule, return_lse=True, **positions),
+    )
+
+
+@pytest.mark.clause("TILED-EQUAL", "TILED-SKIP")
 @given(seed=rng, q_tile=tiles, k_tile=tiles, poison=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]))
 def test_excluded_keys_have_no_influence(library, seed, q_tile, k_tile, poison):
     q, k, v = qkv(seed)

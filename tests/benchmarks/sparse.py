@@ -23,6 +23,11 @@ BESIDE_DENSE = 16384
 CALLS = {
     "window": (sparse.window_attention, sparse.window_attention_vjp, lambda n, draw: {"left": 255, "right": 0}),
     "chunked": (sparse.chunked_attention, sparse.chunked_attention_vjp, lambda n, draw: {"size": 256}),
+    "dilated": (
+        sparse.dilated_attention,
+        sparse.dilated_attention_vjp,
+        lambda n, draw: {"left": 255, "right": 0, "dilation": 4},
+    ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
