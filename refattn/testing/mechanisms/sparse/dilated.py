@@ -28,7 +28,7 @@ def dense(q, k, left, right, dilation, mask=None, *, q_positions=None, k_positio
     """Attention under the rule of the window; where heads have different ones, under an array."""
     n, m, at = q.shape[-2], k.shape[-2], {"q_positions": q_positions, "k_positions": k_positions}
     if np.ndim(dilation) == 0:
-        allowed = both(masks.dilated(left, right, int(dilation)), mask)
+        allowed: masks.Mask | np.ndarray = both(masks.dilated(left, right, int(dilation)), mask)
     else:
         allowed = np.stack([masks.dilated(left, right, int(r)).dense(n, m, **at, like=q) for r in dilation], axis=-3)
         allowed = allowed if mask is None else allowed & mask.dense(n, m, **at, like=q)
