@@ -19,18 +19,25 @@ SIZES = (4096, 16384, 65536)
 ROUNDS = 5
 BESIDE_DENSE = 16384
 
-# Each mechanism: the function, and from N and a generator its arguments beside q, k and v.
+# Each mechanism: the function, its gradients, what is said of the call, and its arguments beside q, k and v.
 CALLS = {
-    "window": (sparse.window_attention, sparse.window_attention_vjp, lambda n, draw: {"left": 255, "right": 0}),
-    "chunked": (sparse.chunked_attention, sparse.chunked_attention_vjp, lambda n, draw: {"size": 256}),
+    "window": (
+        sparse.window_attention,
+        sparse.window_attention_vjp,
+        "left=255, right=0",
+        lambda n, draw: {"left": 255, "right": 0},
+    ),
+    "chunked": (sparse.chunked_attention, sparse.chunked_attention_vjp, "size=256", lambda n, draw: {"size": 256}),
     "dilated": (
         sparse.dilated_attention,
         sparse.dilated_attention_vjp,
+        "left=255, right=0, dilation=4",
         lambda n, draw: {"left": 255, "right": 0, "dilation": 4},
     ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
+        "64 keys a query, at random",
         lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
     ),
 }
@@ -38,7 +45,7 @@ CALLS = {
 
 def arguments(name, n, draw):
     """The functions of a mechanism, and a call of each for N tokens."""
-    forward, backward, own = CALLS[name]
+    forward, backward, _, own = CALLS[name]
     q, k, v, d_out = (draw.normal(size=(n, SIZE)).astype(np.float32) for _ in range(4))
     given = own(n, draw)
     out, lse = forward(q, k, v, **given, return_lse=True)
@@ -69,7 +76,9 @@ def run(quick, seed):
         for name in CALLS:
             forward, backward = (statistics.median(own[1:]) for own in times[name])
             bytes_ = dict(zip(("bytes", "backward_bytes"), held(name, n, draw), strict=True))
-            found[name].append({"tokens": n, "seconds": forward, "backward_seconds": backward, **bytes_})
+            found[name].append(
+                {"call": CALLS[name][2], "tokens": n, "seconds": forward, "backward_seconds": backward, **bytes_}
+            )
     beside = sizes[-1] if quick else BESIDE_DENSE
     q, k, v = (draw.normal(size=(beside, SIZE)).astype(np.float32) for _ in range(3))
     started = time.perf_counter()
