@@ -163,7 +163,7 @@ class Sums:
         array = self.arrays[name]
         parts = [slice(None) if array.shape[n - len(core)] == 1 else part for n, part in enumerate(core)]
         place = (*self.problem.entry(array, self.cores[name], index), *parts)
-        array[place] = array[place] + summed_to(self.problem.xp, x, array[place].shape)
+        array[place] += summed_to(self.problem.xp, x, array[place].shape)
 
     def apart(self):
         """The leading indices, in lists that add to different places and so can be worked on side by side."""
@@ -258,7 +258,9 @@ def _scaled(problem, product, d_s, present, x):
 
 def _rows(xp, weights, present, x):
     """weights @ x."""
-    return xp.matmul(weights, x) if present is None else product_of_present(xp, weights, present, x)
+    if present is not None:
+        return product_of_present(xp, weights, present, x)
+    return weights * x if x.shape[-2] == 1 else xp.matmul(weights, x)  # of one row: three times as fast
 
 
 def _columns(xp, weights, present, x):
