@@ -23,20 +23,21 @@ ROOM = 2**22  # numbers of keys, values and scores that are there at a time
 
 
 class Lists(NamedTuple):
-    """Which keys: the queries r·rows to (r + 1)·rows - 1 attend to the blocks of list r.
+    """Which keys: the queries r·rows - before to (r + 1)·rows - before - 1, those that there are, attend to the blocks of list r.
 
     Attributes
     ----------
     blocks : int array (..., R, T)
         Block b holds the keys b·size to (b + 1)·size - 1, the last one those that are left; -1 is no block. R lists for
-        N queries, R = ⌈N / rows⌉. A block that is listed twice counts twice. Leading axes broadcast with those of q; an
+        N queries, R = ⌈(before + N) / rows⌉. A block that is listed twice counts twice. Leading axes broadcast with those of q; an
         axis of heads may be that of the queries or that of the keys.
-    rows, size : int
+    rows, size, before : int
     """
 
     blocks: Any
     rows: int = 1
     size: int = 1
+    before: int = 0
 
 
 @backend.ieee
@@ -98,7 +99,7 @@ class Listed:
     def __init__(self, q, k, v, lists, mask, options):
         of = problem_of(q, k, v, mask, **options)
         self.xp, self.n, self.m, self.dv = of.xp, of.n, of.m, of.v.shape[-1]
-        self.rows, self.size = lists.rows, lists.size
+        self.rows, self.size, self.before = lists.rows, lists.size, lists.before
         self.scalars, self.rate = {"scale": of.scale, "softcap": of.softcap}, of.rate
         blocks = _checked(of, lists)
         heads, kv_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (of.q, of.k))
@@ -135,7 +136,7 @@ class Listed:
     def chunk(self, groups: slice) -> tuple[slice, dict, dict]:
         """The queries of some lists, the arguments of their attention, and the places that keys, values, bias came from."""
         xp = self.xp
-        rows = slice(groups.start * self.rows, min(groups.stop * self.rows, self.n))
+        rows = self.queries_of(groups)
         keys, held = self._keys(groups)  # (..., R, L)
         i, there = self.queries(rows)  # (R, rows)
         allowed = held[..., None, :] & there[..., None]  # (..., R, rows, L)
@@ -170,14 +171,21 @@ class Listed:
         """Of an array (..., R, rows) with `core` more axes the queries that there are, (..., N)."""
         axis = x.ndim - 2 - core
         x = self.xp.reshape(x, (*x.shape[:axis], x.shape[axis] * self.rows, *x.shape[axis + 2 :]))
-        return x[(..., slice(0, rows.stop - rows.start), *[slice(None)] * core)]
+        skipped = (rows.start + self.before) % self.rows
+        return x[(..., slice(skipped, skipped + rows.stop - rows.start), *[slice(None)] * core)]
+
+    def queries_of(self, groups):
+        """The queries of some lists in a row."""
+        ends = (groups.start * self.rows - self.before, groups.stop * self.rows - self.before)
+        return slice(*(min(max(end, 0), self.n) for end in ends))
 
     def queries(self, rows):
-        """The queries of some lists, (R, rows), and whether they are there: the last one stands for those that are not."""
-        lists = -(-(rows.stop - rows.start) // self.rows)
-        i = backend.arange(self.xp, rows.start, rows.start + lists * self.rows, self.blocks)
-        i = self.xp.reshape(i, (lists, self.rows))
-        return self.xp.where(i < self.n, i, self.n - 1), i < self.n
+        """The queries of some lists, (R, rows), and whether they are there: the nearest stands for one that is not."""
+        first, last = (rows.start + self.before) // self.rows, -(-(rows.stop + self.before) // self.rows)
+        i = backend.arange(self.xp, first * self.rows - self.before, last * self.rows - self.before, self.blocks)
+        i = self.xp.reshape(i, (last - first, self.rows))
+        there = (i >= 0) & (i < self.n)
+        return self.xp.where(there, i, self.xp.where(i < 0, 0, self.n - 1)), there
 
     def _keys(self, groups):
         """The keys of some lists, (..., R, L), and whether they are there: key 0 stands for those that are not."""
@@ -216,7 +224,7 @@ def _checked(of, lists):
     """The lists as integers; their number must be that of the groups of queries."""
     blocks = backend.integers(of.xp, of.q, lists=lists.blocks)
     backend.rank("lists", blocks, 2, "(..., R, T)")
-    wanted = -(-of.n // lists.rows)
+    wanted = -(-(of.n + lists.before) // lists.rows)
     if blocks.shape[-2] != wanted:
         raise ValueError(
             f"there are {blocks.shape[-2]} lists of keys; {of.n} queries, {lists.rows} a list, need {wanted}"

@@ -13,8 +13,9 @@ from refattn.testing.subject import Equal, Subject
 
 
 def random(draw: Draw) -> dict:
-    """A random call: chunks of one token to more than there are."""
-    return restricted(draw) | {"size": draw.pick(3, 2, 5, 1, 16, 300)}
+    """A random call: chunks of some tokens to more than there are."""
+    size = draw.pick(3, 4, 5, 7, 16, 300)
+    return restricted(draw) | {"size": size}
 
 
 def dense(size, mask=None, **given):
