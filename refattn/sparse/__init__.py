@@ -5,12 +5,15 @@ a rule between each, which `parts` attends to one after the other; or a list of 
 which `lists` attends. Each way forward and backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
 """
 
+from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
+    "block_attention",
+    "block_attention_vjp",
     "chunked_attention",
     "chunked_attention_vjp",
     "dilated_attention",

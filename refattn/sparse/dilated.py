@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refattn import backend, masks
-from refattn.sparse import parts
+from refattn.sparse.parts import Part, attend, attend_vjp
 from refattn.sparse.rules import checked_rule
 
 
@@ -60,7 +60,7 @@ def dilated_attention(q, k, v, left, right, dilation, mask=None, **options):
     >>> dilated_attention(x, x, np.arange(6.0)[:, None], 1, 0, 3)[:, 0]
     array([0. , 1. , 2. , 1.5, 2.5, 3.5])
     """
-    return parts.attend(q, k, v, _windows(left, right, dilation), checked_rule(mask), **options)
+    return attend(q, k, v, _windows(left, right, dilation), checked_rule(mask), **options)
 
 
 def dilated_attention_vjp(d_out, q, k, v, left, right, dilation, mask=None, **options):
@@ -97,7 +97,7 @@ def dilated_attention_vjp(d_out, q, k, v, left, right, dilation, mask=None, **op
     >>> dilated_attention_vjp(np.ones((4, 1)), x, x, np.ones((4, 1)), 1, 0, 2).v[:, 0]
     array([1.5, 1.5, 0.5, 0.5])
     """
-    return parts.attend_vjp(d_out, q, k, v, _windows(left, right, dilation), checked_rule(mask), **options)
+    return attend_vjp(d_out, q, k, v, _windows(left, right, dilation), checked_rule(mask), **options)
 
 
 def _windows(left, right, dilation):
@@ -118,12 +118,12 @@ def _windows(left, right, dilation):
         first = _first_of_consecutive(of.xp, of.q_positions)
         if step == 1 or first is None or of.spaced is None or of.spaced[1] != 1:
             every = None if width is None else (width - 1) * step + 1
-            yield parts.Part(head, slice(None), slice(None), rule, every)
+            yield Part(head, slice(None), slice(None), rule, every)
             return
         steps = [None if side is None else side * step for side in (left, right)]
         for row in range(min(step, of.n)):
             keys = slice(min((first + row - of.spaced[0]) % step, of.m), None, step)
-            yield parts.Part(head, slice(row, None, step), keys, masks.window(*steps), width)
+            yield Part(head, slice(row, None, step), keys, masks.window(*steps), width)
 
     return windows
 

@@ -109,6 +109,7 @@ class Listed:
         self.output = backend.broadcast("leading axes", q_k_v=of.lead, lists=per_head)
         self.lead = (*self.output[:-1], kv_heads, heads // kv_heads) if self.heads else self.output
         self.q, self.k, self.v, self.blocks = (self.split(x, 2) for x in (of.q, of.k, of.v, blocks))
+        self.widths = self._widths()
         self.i, self.j = self.split(of.q_positions, 1), self.split(of.k_positions, 1)
         self.sinks = self.split(of.sinks, 0)
         self.bias, self.keep = (x if callable(x) else self.split(x, 2) for x in (of.bias, of.keep))
@@ -126,12 +127,25 @@ class Listed:
         return self.xp.reshape(x, (*lead, *two, *x.shape[x.ndim - core :]))
 
     def chunks(self) -> Iterator[slice]:
-        """The lists, some at a time."""
-        lists, listed = self.blocks.shape[-2], self.blocks.shape[-1] * self.size
-        numbers = math.prod(self.lead) * max(1, listed) * (self.q.shape[-1] + self.dv + self.rows)  # of a list
-        at_a_time = max(1, ROOM // max(1, numbers))
-        for start in range(0, lists, at_a_time):
-            yield slice(start, min(start + at_a_time, lists))
+        """The lists, as many at a time as there is room for: each chunk is as wide as its longest list."""
+        of_a_key = math.prod(self.lead) * self.size * (self.q.shape[-1] + self.dv + self.rows)  # numbers
+        start, widest = 0, 1
+        for stop, width in enumerate(self.widths, start=1):
+            widest = max(widest, width)
+            if stop - start > 1 and (stop - start) * widest * of_a_key > ROOM:
+                yield slice(start, stop - 1)
+                start, widest = stop - 1, max(1, width)
+        if start < self.blocks.shape[-2]:
+            yield slice(start, self.blocks.shape[-2])
+
+    def _widths(self) -> list[int]:
+        """Of each list how many places reach to its last block."""
+        xp, blocks = self.xp, self.blocks
+        if not blocks.shape[-1]:
+            return [0] * blocks.shape[-2]
+        places = xp.where(blocks >= 0, backend.arange(xp, 1, blocks.shape[-1] + 1, blocks), 0)
+        widths = xp.max(xp.max(places, axis=-1), axis=tuple(range(blocks.ndim - 2)))
+        return [int(width) for width in widths]
 
     def chunk(self, groups: slice) -> tuple[slice, dict, dict]:
         """The queries of some lists, the arguments of their attention, and the places that keys, values, bias came from."""
@@ -184,12 +198,12 @@ class Listed:
         first, last = (rows.start + self.before) // self.rows, -(-(rows.stop + self.before) // self.rows)
         i = backend.arange(self.xp, first * self.rows - self.before, last * self.rows - self.before, self.blocks)
         i = self.xp.reshape(i, (last - first, self.rows))
-        there = (i >= 0) & (i < self.n)
-        return self.xp.where(there, i, self.xp.where(i < 0, 0, self.n - 1)), there
+        nearest = self.xp.where(i < 0, 0, self.xp.where(i < self.n, i, self.n - 1))
+        return nearest, (i >= 0) & (i < self.n)
 
     def _keys(self, groups):
         """The keys of some lists, (..., R, L), and whether they are there: key 0 stands for those that are not."""
-        xp, blocks = self.xp, self.blocks[..., groups, :][..., None]
+        xp, blocks = self.xp, self.blocks[..., groups, : max(self.widths[groups], default=0)][..., None]
         keys = blocks * self.size + backend.arange(xp, 0, self.size, blocks)
         held = (blocks >= 0) & (keys < self.m)
         shape = (*blocks.shape[:-2], blocks.shape[-2] * self.size)
@@ -198,7 +212,7 @@ class Listed:
     def _cells(self, table, i, j):
         """The places of pairs (..., R, rows or 1, L or 1) in a table (..., N or 1, M or 1)."""
         n, m = table.shape[-2:]
-        i, j = i if n > 1 else i[..., :1, :] * 0, j if m > 1 else j[..., :1] * 0
+        i, j = i if n > 1 else i * 0, j if m > 1 else j * 0
         return _places(self.xp, table.shape[:-2], n * m, i * m + j, core=3)
 
     def _of_function(self, function, rows, keys):

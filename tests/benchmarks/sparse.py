@@ -34,6 +34,12 @@ CALLS = {
         "left=255, right=0, dilation=4",
         lambda n, draw: {"left": 255, "right": 0, "dilation": 4},
     ),
+    "block": (
+        sparse.block_attention,
+        sparse.block_attention_vjp,
+        "size=64, three blocks beside one another and two at random",
+        lambda n, draw: {"layout": layout(n // 64, draw), "size": 64},
+    ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
@@ -41,6 +47,14 @@ CALLS = {
         lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
     ),
 }
+
+
+def layout(blocks, draw):
+    """The block of each row, its neighbours, and two at random."""
+    rows = np.arange(blocks)
+    found = abs(rows[:, None] - rows) <= 1
+    found[rows[:, None], draw.integers(0, blocks, (blocks, 2))] = True
+    return found
 
 
 def arguments(name, n, draw):
