@@ -56,7 +56,8 @@ def chunked_attention(q, k, v, size, mask=None, **options):
     >>> chunked_attention(x, x, np.arange(5.0)[:, None], 3)[:, 0]
     array([0. , 0.5, 1. , 3. , 3.5])
     """
-    return tiled_attention(q, k, v, **by_rule(masks.chunked(size), mask, size, options))
+    rule = masks.chunked(size)
+    return tiled_attention(q, k, v, **by_rule(rule, mask, rule.arguments["size"], options))
 
 
 def chunked_attention_vjp(d_out, q, k, v, size, mask=None, **options):
@@ -93,4 +94,5 @@ def chunked_attention_vjp(d_out, q, k, v, size, mask=None, **options):
     >>> chunked_attention_vjp(np.ones((3, 1)), x, x, np.ones((3, 1)), 2).v[:, 0]  # weights 1; 1/2, 1/2; 1
     array([1.5, 0.5, 1. ])
     """
-    return tiled_attention_vjp(d_out, q, k, v, **by_rule(masks.chunked(size), mask, size, options))
+    rule = masks.chunked(size)
+    return tiled_attention_vjp(d_out, q, k, v, **by_rule(rule, mask, rule.arguments["size"], options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refattn import backend, masks
 from refattn.sparse.parts import Part, attend, attend_vjp
-from refattn.sparse.rules import checked_rule
+from refattn.sparse.rules import checked_rule, keys_of
 
 
 def dilated_attention(q, k, v, left, right, dilation, mask=None, **options):
@@ -114,13 +114,14 @@ def _windows(left, right, dilation):
 
     def _of_heads(of, head, step):
         rule = masks.dilated(left, right, step)
-        width = None if left is None or right is None else left + right + 1
+        width = keys_of(rule)
         first = _first_of_consecutive(of.xp, of.q_positions)
         if step == 1 or first is None or of.spaced is None or of.spaced[1] != 1:
             every = None if width is None else (width - 1) * step + 1
             yield Part(head, slice(None), slice(None), rule, every)
             return
-        steps = [None if side is None else side * step for side in (left, right)]
+        sides = (rule.arguments[side] for side in ("left", "right"))
+        steps = [None if side is None else side * step for side in sides]
         for row in range(min(step, of.n)):
             keys = slice(min((first + row - of.spaced[0]) % step, of.m), None, step)
             yield Part(head, slice(row, None, step), keys, masks.window(*steps), width)

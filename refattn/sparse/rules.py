@@ -15,6 +15,12 @@ def by_rule(rule: Mask, mask, width, options) -> dict:
     return {"mask": both(rule, mask), **tiles, **options}
 
 
+def keys_of(window: Mask):
+    """How many keys a window, dilated or not, admits to a query; None where it is open on a side."""
+    left, right = window.arguments["left"], window.arguments["right"]
+    return None if left is None or right is None else left + right + 1
+
+
 def both(rule: Mask, mask) -> Mask:
     """A rule and a further mask."""
     return rule if checked_rule(mask) is None else rule & mask

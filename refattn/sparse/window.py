@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from refattn import backend, masks
-from refattn.sparse.rules import by_rule
+from refattn.sparse.rules import by_rule, keys_of
 from refattn.tiled import tiled_attention, tiled_attention_vjp
 
 
@@ -60,7 +60,8 @@ def window_attention(q, k, v, left, right, mask=None, **options):
     >>> window_attention(x, x, np.arange(5.0)[:, None], 1, 0)[:, 0]
     array([0. , 0.5, 1.5, 2.5, 3.5])
     """
-    return tiled_attention(q, k, v, **by_rule(masks.window(left, right), mask, _width(left, right), options))
+    rule = masks.window(left, right)
+    return tiled_attention(q, k, v, **by_rule(rule, mask, keys_of(rule), options))
 
 
 def window_attention_vjp(d_out, q, k, v, left, right, mask=None, **options):
@@ -97,11 +98,8 @@ def window_attention_vjp(d_out, q, k, v, left, right, mask=None, **options):
     >>> window_attention_vjp(np.ones((3, 1)), x, x, np.ones((3, 1)), 1, 0).v[:, 0]  # weights 1; 1/2, 1/2; 1/2, 1/2
     array([1.5, 1. , 0.5])
     """
-    return tiled_attention_vjp(d_out, q, k, v, **by_rule(masks.window(left, right), mask, _width(left, right), options))
-
-
-def _width(left, right):
-    return None if left is None or right is None else left + right + 1
+    rule = masks.window(left, right)
+    return tiled_attention_vjp(d_out, q, k, v, **by_rule(rule, mask, keys_of(rule), options))
 
 
 class Sides(NamedTuple):
