@@ -103,6 +103,10 @@ def _named(q, k, indices, repeats):
     backend.rank("k", k, 2, "(..., M, D)")
     indices, m = backend.integers(xp, k, indices=indices), k.shape[-2]
     backend.rank("indices", indices, 2, "(..., H, N, T)")
+    if indices.shape[-2] != q.shape[-2]:
+        raise ValueError(
+            f"indices has {indices.shape[-2]} lists, q has {q.shape[-2]} queries: both are N in (..., N, T)"
+        )
     backend.broadcast("leading axes", indices=indices.shape[:-2], q=q.shape[:-2])
     if bool(xp.any((indices < -1) | (indices >= m))):
         raise ValueError(

@@ -169,7 +169,7 @@ def test_errors_name_what_is_wrong():
             gather_attention(q, k, v, wrong)
     with pytest.raises(TypeError, match="indices has dtype float64; it must be an integer dtype"):
         gather_attention(q, k, v, np.zeros((N, 2)))
-    with pytest.raises(ValueError, match="there are 4 lists of keys; 5 queries, 1 a list, need 5"):
+    with pytest.raises(ValueError, match=r"indices has 4 lists, q has 5 queries: both are N in \(\.\.\., N, T\)"):
         gather_attention(q, k, v, np.zeros((4, 1), dtype=int))
     with pytest.raises(ValueError, match="leading axes"):
         gather_attention(q, k, v, np.zeros((4, N, 1), dtype=int))

@@ -91,12 +91,13 @@ def mask_of_blocks(layout, size, mask=None, q_positions=None, k_positions=None, 
 def short_block_filled(layout, size, mask=None, **given):
     """The last block is filled up with zeros, which take part."""
     n, m = given["q"].shape[-2], given["k"].shape[-2]
-    if m % size == 0 or {"bias", "dropout", "q_positions"} & {x for x in given if given[x] is not None}:
+    others = {x for x in ("bias", "dropout", "q_positions", "k_positions") if given.get(x) is not None}
+    if m % size == 0 or mask is not None or others:
         raise NotApplicable
     more = {x: np.pad(given[x], [(0, 0)] * (given[x].ndim - 2) + [(0, -m % size), (0, 0)]) for x in "kv"}
     count = joined(layout, size, np.arange(m - n, m), m + -m % size).astype(float)
     at = {"q_positions": np.arange(m - n, m)}
-    return tiled_attention(**as_attention(count=count, mask=mask, **at, **given | more))
+    return tiled_attention(**as_attention(count=count, **at, **given | more))
 
 
 @variant("block/layout_of_first", "BLOCK-HEADS", "sparse.block_attention")

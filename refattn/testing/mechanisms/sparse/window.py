@@ -77,7 +77,10 @@ def zeros_beyond(q, k, v, left, right, mask=None, **given):
         raise NotApplicable
     k, v = (np.pad(x, [(0, 0)] * (x.ndim - 2) + [(left, right), (0, 0)]) for x in (k, v))
     rule, j = masks.window(left, right), np.arange(-left, m + right)
-    return tiled_attention(q, k, v, both(rule, mask), q_positions=i, k_positions=j, **given)
+    try:
+        return tiled_attention(q, k, v, both(rule, mask), q_positions=i, k_positions=j, **given)
+    except ValueError:  # a mask has no data for what lies beyond
+        raise NotApplicable from None
 
 
 @variant("window/wrapped", "WINDOW-ENDS", "sparse.window_attention")
