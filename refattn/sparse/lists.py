@@ -103,7 +103,7 @@ class Listed:
         self.scalars, self.rate = {"scale": of.scale, "softcap": of.softcap}, of.rate
         blocks = _checked(of, lists)
         heads, kv_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (of.q, of.k))
-        self.heads = (heads, kv_heads) if kv_heads not in (1, heads) else None
+        self.heads = (heads, kv_heads) if 1 < kv_heads < heads else None
         own = blocks.shape[:-2]
         per_head = (*own[:-1], heads) if self.heads and own[-1:] == (kv_heads,) else own
         self.output = backend.broadcast("leading axes", q_k_v=of.lead, lists=per_head)
@@ -130,18 +130,18 @@ class Listed:
         """The lists, as many at a time as there is room for: each chunk is as wide as its longest list."""
         of_a_key = math.prod(self.lead) * self.size * (self.q.shape[-1] + self.dv + self.rows)  # numbers
         start, widest = 0, 1
-        for stop, width in enumerate(self.widths, start=1):
+        for stop, width in enumerate(self.widths if self.n else (), start=1):
             widest = max(widest, width)
             if stop - start > 1 and (stop - start) * widest * of_a_key > ROOM:
                 yield slice(start, stop - 1)
                 start, widest = stop - 1, max(1, width)
-        if start < self.blocks.shape[-2]:
+        if self.n and start < self.blocks.shape[-2]:
             yield slice(start, self.blocks.shape[-2])
 
     def _widths(self) -> list[int]:
         """Of each list how many places reach to its last block."""
         xp, blocks = self.xp, self.blocks
-        if not blocks.shape[-1]:
+        if 0 in blocks.shape:
             return [0] * blocks.shape[-2]
         places = xp.where(blocks >= 0, backend.arange(xp, 1, blocks.shape[-1] + 1, blocks), 0)
         widths = xp.max(xp.max(places, axis=-1), axis=tuple(range(blocks.ndim - 2)))
