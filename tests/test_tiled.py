@@ -310,8 +310,10 @@ def test_reach_tells_the_truth(rule, first, last):
     + [(20, 30, (5, 5)), (0, 4, (5, 5)), (9, 8, (5, 5)), (math.inf, -math.inf, (5, 5))],
 )
 def test_an_interval_of_positions_is_cut_to_the_keys_that_are_there(low, high, keys):
-    assert _clipped(Interval(low, high), 0, 5, 20) == keys
-    assert _clipped(Interval(low + 100, high + 100), 100, 5, 20) == keys
+    assert _clipped(Interval(low, high), (0, 1), 5, 20) == keys
+    assert _clipped(Interval(low + 100, high + 100), (100, 1), 5, 20) == keys
+    for more in (0, 1, 2) if low <= high else (0,):  # every third position: what lies between belongs to no key
+        assert _clipped(Interval(3 * low + 100 - more, 3 * high + 100 + more), (100, 3), 5, 20) == keys
 
 
 @pytest.mark.clause("TILED-SKIP")
