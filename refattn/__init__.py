@@ -24,6 +24,7 @@ _MODULES = (
     "norms",
     "positions",
     "softmax",
+    "sparse",
     "testing",
     "tiled",
 )

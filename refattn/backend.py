@@ -304,6 +304,23 @@ def special(xp, name):
     return getattr(importlib.import_module(SPECIAL[xp.__name__]), name)
 
 
+def summed_rows(xp, x, places, count):
+    """The sums (count, D) of the rows of x (L, D) that belong to one place each, of which there are `count`.
+
+    NumPy and CuPy multiply by a sparse matrix of ones, which is ten times as fast as adding at indices; the array API
+    standard has neither.
+    """
+    home = {"numpy": "scipy.sparse", "cupy": "cupyx.scipy.sparse"}.get(xp.__name__)
+    if home and 0 not in (count, *x.shape):
+        ones, ends = xp.ones(x.shape[0], dtype=x.dtype), xp.arange(x.shape[0] + 1)
+        of_rows = importlib.import_module(home).csc_matrix((ones, places, ends), shape=(count, x.shape[0]))
+        return of_rows @ x
+    out = full(xp, (count, x.shape[1]), 0.0, x)
+    for n in range(x.shape[0]):
+        out[int(places[n]), :] = out[int(places[n]), :] + x[n, :]
+    return out
+
+
 # --- scalars: every function takes the same ones ---------------------------------------------------------------------
 
 

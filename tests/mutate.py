@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.entered import Chosen, Recorder, entering, function_at, quickest
 
 ROOT = Path(__file__).parents[1]
-MODULES = tuple(name.partition("/")[0] for name in (ROOT / "spec" / "mechanisms.txt").read_text().split())
+MODULES = tuple(dict.fromkeys(x.partition("/")[0] for x in (ROOT / "spec" / "mechanisms.txt").read_text().split()))
 TESTS = {
     "backend": ["tests/test_backend.py", "tests/test_softmax.py", "tests/test_attention.py", "tests/test_masks.py"],
     "tiled": [
@@ -50,6 +50,7 @@ TESTS = {
     ],
     "gradients": ["tests/test_gradients.py", "tests/test_gradients_of_pieces.py"],
     "latent": ["tests/latent"],
+    "sparse": ["tests/sparse"],
     "testing": ["tests/testing"],
 }
 ON_NUMPY = {True: ["--library", "numpy"], False: []}  # the shim's differences show on the strict library

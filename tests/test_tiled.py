@@ -3,9 +3,11 @@
 import contextlib
 import contextvars
 import functools
+import gc
 import math
 import time
 import tracemalloc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,6 +124,19 @@ def test_positions_may_be_any(library, seed, q_tile, k_tile, rule):
     close(
         library.call(tiled_attention, q, k, v, rule, q_tile=q_tile, k_tile=k_tile, return_lse=True, **positions),
         library.call(attention, q, k, v, rule, return_lse=True, **positions),
+    )
+
+
+@pytest.mark.clause("TILED-EQUAL", "TILED-SKIP")
+@given(q_tile=tiles, k_tile=tiles, step=st.integers(1, 4), start=st.integers(-9, 9), rule=st.sampled_from(RULES))
+def test_positions_may_be_evenly_spaced(q_tile, k_tile, step, start, rule):
+    if any(isinstance(x, np.ndarray | list) for x in rule._data()):
+        return  # of positions that it does not know
+    q, k, v = qkv(4)
+    positions = {"q_positions": start + np.arange(N) * step, "k_positions": np.arange(M) * step - 3}
+    close(
+        tiled_attention(q, k, v, rule, q_tile=q_tile, k_tile=k_tile, return_lse=True, **positions),
+        attention(q, k, v, rule, return_lse=True, **positions),
     )
 
 
@@ -295,8 +310,10 @@ def test_reach_tells_the_truth(rule, first, last):
     + [(20, 30, (5, 5)), (0, 4, (5, 5)), (9, 8, (5, 5)), (math.inf, -math.inf, (5, 5))],
 )
 def test_an_interval_of_positions_is_cut_to_the_keys_that_are_there(low, high, keys):
-    assert _clipped(Interval(low, high), 0, 5, 20) == keys
-    assert _clipped(Interval(low + 100, high + 100), 100, 5, 20) == keys
+    assert _clipped(Interval(low, high), (0, 1), 5, 20) == keys
+    assert _clipped(Interval(low + 100, high + 100), (100, 1), 5, 20) == keys
+    for more in (0, 1, 2) if low <= high else (0,):  # every third position: what lies between belongs to no key
+        assert _clipped(Interval(3 * low + 100 - more, 3 * high + 100 + more), (100, 3), 5, 20) == keys
 
 
 @pytest.mark.clause("TILED-SKIP")
@@ -743,3 +760,19 @@ def test_traffic_falls_with_the_size_of_the_fast_memory():
 def test_wrong_sizes_are_named(change, error, message):
     with pytest.raises(error, match=message):
         attention_io(**{"n": 3, "m": 5, "d": 4, "fast_memory": 32, **change})
+
+
+@pytest.mark.clause("TILED-MEMORY")
+@pytest.mark.parametrize("options", [{}, {"mask": masks.padding(np.array([[3], [2]]))}])
+def test_nothing_keeps_the_arguments_after_a_call(options):
+    """Not until the garbage collector finds a circle of references, which may be many calls later."""
+    q, k, v = qkv(1)
+    left = weakref.ref(k)
+    gc.disable()
+    try:
+        tiled_attention(q, k, v, **options)
+        tiled_attention_vjp(np.ones(v.shape[:2] + (N, v.shape[-1])), q, k, v, **options)
+        del k
+        assert left() is None
+    finally:
+        gc.enable()

@@ -24,6 +24,8 @@ def of(mechanism):
         "tiled": [speed(), memory("attention", "tiled_attention", "attention_vjp", "tiled_attention_vjp")],
         "cache": [decode()],
     }.get(mechanism)
+    if mechanism.startswith("sparse/"):
+        parts = sparse(mechanism.removeprefix("sparse/"))
     return ["## Measured", *parts] if parts else []
 
 
@@ -76,6 +78,35 @@ def decode():
         " is the slope of time at the two largest sizes: 1 is linear, 0 constant."
     )
     return "\n\n".join([about, table(["", *(f"{n:,}" for n in sizes), "exponent"], rows), _how("decode")])
+
+
+def sparse(name):
+    """Time and memory of a sparse mechanism against tokens; nothing where it is not measured."""
+    found = results("sparse")
+    measured = found["mechanisms"].get(name)
+    if measured is None:
+        return []
+    exponent = importlib.import_module("tests.benchmarks.sparse").exponent
+    dense = found["dense"]
+    fields = {
+        "forward": ("seconds", 1e3, "ms"),
+        "backward": ("backward_seconds", 1e3, "ms"),
+        "memory": ("bytes", 2**-20, "MiB"),
+        "memory, backward": ("backward_bytes", 2**-20, "MiB"),
+    }
+    rows = []
+    for title, (field, factor, unit) in fields.items():
+        cells = [f"{row[field] * factor:,.1f} {unit}" for row in measured]
+        rows.append((None, [title, *cells, f"{exponent(measured, field):.2f}"]))
+    beside = next(dense["seconds"] / row["seconds"] for row in measured if row["tokens"] == dense["tokens"])
+    about = (
+        f"**Time and memory** beside arguments and results, by the number of tokens: one head of size {found['head_dim']},"
+        " float32, medians. The exponent is the slope over all sizes: 1 is linear, 2 quadratic. With"
+        f" {dense['tokens']:,} tokens it is {beside:.0f} times as fast as `attention`. What it attends to:"
+        f" `{measured[0]['call']}`."
+    )
+    headings = ["", *(f"{row['tokens']:,}" for row in measured), "exponent"]
+    return [about, table(headings, rows), _how("sparse")]
 
 
 def _how(name):

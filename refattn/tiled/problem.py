@@ -39,8 +39,8 @@ class Problem:
     rate, scale, softcap : float
         A softcap of 0 is none.
     q_positions, k_positions : int array (..., N), (..., M)
-    first_key : int or None
-        The position of key 0, if the positions of the keys are consecutive.
+    spaced : (int, int) or None
+        The position of key 0 and the step from one key to the next, if that is the same everywhere.
     lead : tuple
         The leading axes of the output and of lse.
     finite : bool
@@ -68,7 +68,7 @@ class Problem:
     softcap: float
     q_positions: Any
     k_positions: Any
-    first_key: int | None
+    spaced: tuple[int, int] | None
     lead: tuple
     finite: bool
     large: bool
@@ -128,11 +128,12 @@ class Problem:
         """The problem of one index of the first leading axes."""
 
         def pick(x, core):
-            if isinstance(x, Mask):
-                return with_data(x, pick)
             return x if x is None or callable(x) else x[self.entry(x, core, index)]
 
-        picked = {name: pick(getattr(self, name), core) for name, core in _CORES.items()}
+        arrays = {name: (getattr(self, name), core) for name, core in _CORES.items()}
+        picked = {
+            name: with_data(x, pick) if isinstance(x, Mask) else pick(x, core) for name, (x, core) in arrays.items()
+        }
         return replace(self, **picked, index=index) if index else self
 
     # --- tiles ---
@@ -169,10 +170,10 @@ class Problem:
         """The tiles of keys that may hold something visible, and whether it is known that all of it is."""
         if not isinstance(self.mask, Mask):
             yield from self._cut(0, self.m, self.mask is None)
-        elif self.first_key is not None:
+        elif self.spaced is not None:
             found = self._reach(rows)
-            start, stop = _clipped(found.may, self.first_key, 0, self.m)
-            first, last = _rounded(_clipped(found.must, self.first_key, start, stop), start, stop)
+            start, stop = _clipped(found.may, self.spaced, 0, self.m)
+            first, last = _rounded(_clipped(found.must, self.spaced, start, stop), start, stop)
             yield from self._cut(start, first, False)
             yield from self._cut(first, last, True)
             yield from self._cut(last, stop, False)
@@ -248,7 +249,7 @@ def problem_of(
         xp, q, k, v,
         mask=_matrix(xp, mask), bias=rule or _matrix(xp, table), sinks=sinks, keep=_matrix(xp, keep), rate=rate,
         scale=scale, softcap=checked_softcap(softcap),
-        q_positions=i, k_positions=j, first_key=0 if k_positions is None else _first_of_consecutive(xp, j), lead=lead,
+        q_positions=i, k_positions=j, spaced=(0, 1) if k_positions is None else _spaced(xp, j), lead=lead,
         finite=finite, large=large, scale_first=_may_scale_first(xp, q, scale),
         q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
         k_tile=_keys_at_once(xp, q) if k_tile is None else backend.integer("k_tile", k_tile, least=1),
@@ -340,10 +341,13 @@ def _extent(xp, positions):
     return int(xp.min(positions)), int(xp.max(positions))
 
 
-def _first_of_consecutive(xp, positions):
-    if positions.ndim > 1 or not positions.shape[0] or not bool(xp.all(positions[1:] - positions[:-1] == 1)):
+def _spaced(xp, positions):
+    """The first of some positions and the step between them, if it is one step, upwards."""
+    if positions.ndim > 1 or not positions.shape[0]:
         return None
-    return int(positions[0])
+    step = int(positions[1] - positions[0]) if positions.shape[0] > 1 else 1
+    even = step > 0 and bool(xp.all(positions[1:] - positions[:-1] == step))
+    return (int(positions[0]), step) if even else None
 
 
 def _rounded(keys, start, stop):
@@ -353,7 +357,11 @@ def _rounded(keys, start, stop):
     return first, last if last == stop else max(last // 64 * 64, first)
 
 
-def _clipped(interval, origin, start, stop):
-    """The keys from start up to stop whose positions lie in an interval; key 0 has the position `origin`."""
-    low, high = max(interval.low - origin, start), min(interval.high - origin + 1, stop)
+def _clipped(interval, spaced, start, stop):
+    """The keys from start up to stop whose positions lie in an interval."""
+    first, step = spaced
+    if interval.empty:
+        return start, start
+    low = start if interval.low == -math.inf else max(-((first - interval.low) // step), start)
+    high = stop if interval.high == math.inf else min((interval.high - first) // step + 1, stop)
     return (int(low), int(high)) if low < high else (start, start)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).resolve().parent / "results"
-BENCHMARKS = ("power", "speed", "memory", "decode")
+BENCHMARKS = ("power", "speed", "memory", "decode", "sparse")
 PACKAGES = ("numpy", "scipy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "onnxruntime", "dask")
 
 

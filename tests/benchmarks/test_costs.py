@@ -6,7 +6,7 @@ import pytest
 
 from tests.benchmarks import run
 
-COSTS = ("speed", "memory", "decode")
+COSTS = ("speed", "memory", "decode", "sparse")
 
 
 @pytest.mark.parametrize("name", COSTS)

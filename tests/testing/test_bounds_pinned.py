@@ -98,6 +98,8 @@ def _calls():
     yield from (("rope", {**turned, "layout": layout}) for layout in ("interleaved", "half"))
     yield "rope", {**turned, "rotary_dim": 4}
     yield "rope", {**turned, "positions": np.array([0, 7, 1_000_000, 30_000_000])}
+    lists = {"indices": np.array([[0, 3, 3, 69], [5, -1, 2, 5], [1, 2, 3, 4], [-1, -1, 9, -1]]), "repeats": "count"}
+    yield from (("sparse.gather_attention_vjp", {**d_out, **qkv, **lists, **o}) for o in options[:4])
     yield "alibi_slopes", {"heads": 12}
     angles = normal(N, 3)
     for layout in ("interleaved", "half"):

@@ -1,0 +1,31 @@
+"""Inputs of all sparse mechanisms: calls of tiled attention, in which a mask is a rule."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refattn import masks
+from refattn.testing.inputs import Draw
+from refattn.testing.mechanisms.attention import inputs as of_attention
+from refattn.testing.mechanisms.tiled.inputs import tiled
+
+
+def restricted(draw: Draw) -> dict:
+    """A random call of tiled_attention with every option, whose mask is a rule or none."""
+    given = tiled(draw)
+    return given if isinstance(given["mask"], masks.Mask) else {**given, "mask": None}
+
+
+def plain(draw: Draw, **sizes) -> dict:
+    """A call without options."""
+    return of_attention.plain(draw, **sizes)
+
+
+def lists(draw: Draw, heads: tuple, n: int, m: int, twice: bool) -> np.ndarray:
+    """Keys of m for each of n queries, (..., N, T), in any order, with empty places; named twice now and then, if they may."""
+    most = draw.between(1, min(m, 12))
+    order = np.argsort(draw.rng.random((*heads, n, m)), axis=-1)[..., :most]
+    found = np.where(draw.where(0.8, *order.shape), order, -1)
+    if twice and most > 1:
+        found[..., -1] = np.where(draw.where(0.7, *order.shape[:-1]), found[..., 0], found[..., -1])
+    return found
