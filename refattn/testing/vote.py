@@ -109,16 +109,20 @@ def settled(results: list) -> tuple[list, list[Cause]]:
             causes += found
             renamed |= {(function, id_): new for id_, new in named}
         won = {cause.name for cause in causes if cause.function == function}
-        renamed |= {(function, r.case.id): new for r, new in _self_consistent(own, won)}
+        named = _self_consistent(own, won)
+        renamed |= {(function, r.case.id): new for r, new in named}
+        others = {new.deviation for _, new in named} - won
+        for name in sorted(others):  # what only self-consistency shows, such as NaN that leaks from a hidden value
+            cases = tuple(r.case.id for r, new in named if new.deviation == name)
+            causes.append(Cause(function, name, cases, sum(r.status == "broken" for r in own)))
     return [_renamed(r, renamed.get((r.case.function, r.case.id))) for r in results], causes
 
 
-def _self_consistent(results, won):
-    """Results of self-consistency that several variants explain, called by one that won, or by what explains most of them."""
+def _self_consistent(results, won) -> list[tuple]:
+    """Results of self-consistency that variants explain, each called by one that won, or by what explains most of them."""
     open_ = [r for r in results if r.status == "broken" and r.fitting]
     votes = Counter(v.name for r in open_ for v in r.fitting)
-    for r in open_:
-        yield r, r.named(max(r.fitting, key=lambda v: (v.name in won, votes[v.name])))
+    return [(r, r.named(max(r.fitting, key=lambda v: (v.name in won, votes[v.name])))) for r in open_]
 
 
 def _renamed(result, called):
