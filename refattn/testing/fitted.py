@@ -85,7 +85,7 @@ def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
 
     for number, (case, clauses, arguments) in enumerate(refused):
         few = {name: x for name, x in arguments.items() if name not in options}
-        kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and _plain(x) and taken(n, x)}
+        kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and is_plain(x) and taken(n, x)}
         if "mask" in arguments and "mask" not in kept and _holds_poison(few):
             continue  # what nothing sees would be seen, which is another question
         if "mask" in at.arguments and "mask" not in kept:
@@ -133,7 +133,7 @@ def _holds_poison(arguments) -> bool:
     return any(x.dtype.kind == "f" and not np.isfinite(x).all() for _, x in arrays(arguments))
 
 
-def _plain(value) -> bool:
+def is_plain(value) -> bool:
     """Whether an option is an array, or means the same at all sizes."""
     if isinstance(value, Mask):
         return "array" not in repr(value)
