@@ -29,6 +29,12 @@ def decoding(attend):
     return kernel
 
 
+def eight_heads(q, k, v):
+    if q.shape[-3] != 8:
+        raise NotImplementedError("eight heads, of any size")
+    return refattn.grouped_query_attention(q, k, v)
+
+
 def square_gradient(mask_of):
     def kernel(d_out, q, k, v, *, mask=None):
         if q.ndim != 4 or q.shape != v.shape or k.shape != q.shape or q.shape[-1] not in (64, 128):
@@ -51,8 +57,9 @@ def judged(report):
         ("rms_norm", fused_norm, 10),
         ("grouped_query_attention", decoding(refattn.grouped_query_attention), 20),
         ("attention_vjp", square_gradient(lambda mask: mask), 20),
+        ("grouped_query_attention", eight_heads, 20),
     ],
-    ids=["norm", "decode", "gradient"],
+    ids=["norm", "decode", "gradient", "heads"],
 )
 def test_a_right_kernel_is_judged_inside_its_limits(function, right, least):
     report = check(right, function)
