@@ -29,10 +29,10 @@ def decoding(attend):
     return kernel
 
 
-def eight_heads(q, k, v):
+def eight_heads(q, k, v, mask=None):
     if q.shape[-3] != 8:
         raise NotImplementedError("eight heads, of any size")
-    return refattn.grouped_query_attention(q, k, v)
+    return refattn.grouped_query_attention(q, k, v, mask)
 
 
 def square_gradient(mask_of):
