@@ -20,6 +20,12 @@ def pytest_addoption(parser):
         "--refattn-function", metavar="NAME", help="the reference function it implements (default: attention)"
     )
     group.addoption("--refattn-precision", metavar="NAME", help="what it promises to round (default: float32)")
+    group.addoption(
+        "--refattn-limits",
+        metavar="TEXT",
+        help="what it takes, such as 'D in 64,128; M %% 16 == 0; N == M; causal': it is asked for nothing else"
+        " (default: found by asking)",
+    )
     group.addoption("--refattn-layout", choices=["bhnd", "bnhd"], default="bhnd", help="the axes it takes")
     group.addoption(
         "--refattn-effort", choices=["smoke", "standard", "full"], default="standard", help="how many cases"

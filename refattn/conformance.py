@@ -18,6 +18,7 @@ import pytest
 from refattn.testing import adapters, allow
 from refattn.testing.checking import CheckCase, Report, Result, all_cases, check, run_case, smallest
 from refattn.testing.coverage import Coverage, Seen, covered, summed
+from refattn.testing.inside import stating
 from refattn.testing.matches import assert_matches
 from refattn.testing.report import gist
 from refattn.testing.reports import as_text
@@ -45,6 +46,11 @@ class State:
             )
         except (ValueError, TypeError, adapters.NotAvailable) as error:
             raise pytest.UsageError(f"--refattn-impl {self.option.refattn_impl}: {error}") from None
+        if self.option.refattn_limits is not None:
+            try:
+                self.adapter = stating(self.adapter, self.option.refattn_limits)
+            except ValueError as error:
+                raise pytest.UsageError(f"--refattn-limits: {error}") from None
         name, version = self.adapter.name, self.adapter.version
         own, shipped = read_allowed(self.option), allow.shipped()
         self.given = allow.in_force(own, name, version)
@@ -97,6 +103,8 @@ class State:
         if isinstance(self.adapter, adapters.CallableAdapter):
             named = ("function", "precision", "layout")
             report.options = {name: getattr(option, f"refattn_{name}") for name in named}
+        if option.refattn_limits is not None:
+            report.options["limits"] = option.refattn_limits
         return report.replay(case)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
-from refattn.masks import Mask
-from refattn.testing.foothold import COUNTS, Asked, Foothold, options_of
-from refattn.testing.names import function_named
+from refattn.masks import Mask, causal
+from refattn.testing.foothold import COUNTS, Asked, Foothold, bare, is_call, options_of
 from refattn.testing.nested import arrays
-from refattn.testing.sizes import NotMovable, resized, sizes_of
-from refattn.testing.subject import Case
+from refattn.testing.sizes import NotMovable, resized, sizes_of, tied
+from refattn.testing.subject import Case, subject
 
 _FOLLOW = ("out", "lse")  # options that follow from the other arguments
 _MOST = 32  # cases of a function and a precision
+_CAUSAL = 8  # further ones with a causal mask
 
 
 def fitted(asked: Asked, function: str, at: Foothold, refused: list[Case], seed: int = 0) -> list[Case]:
@@ -50,12 +51,24 @@ def fitted(asked: Asked, function: str, at: Foothold, refused: list[Case], seed:
         moved = list(_moved(asked, function, refused, at, options_of(function), seed))
     except NotMovable:
         return []
-    return moved[:: -(-len(moved) // _MOST)] if moved else []
+    most = min(len(moved), _MOST)
+    chosen = [moved[n * len(moved) // most] for n in range(most)]
+    return chosen if function == "attention" else [*chosen, *_causal(asked, function, chosen)]
+
+
+def _causal(asked, function, cases) -> Iterator[Case]:
+    """Some of the cases again with a causal mask: few have it, and most kernels take no other."""
+    plain = [case for case in cases if case[2].get("mask") is None and "cache" not in case[2]]
+    masked = ((name, clauses, {**arguments, "mask": causal()}) for name, clauses, arguments in plain)
+    if "mask" in options_of(function):
+        taken = (case for case in masked if is_call(function, case[2]) and asked.takes(case[2]))
+        for name, clauses, arguments in itertools.islice(taken, _CAUSAL):
+            yield name.replace("inside_", "inside_causal_", 1), clauses, arguments
 
 
 def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
     known: dict[tuple, bool] = {}
-    reference = function_named(function)
+    whole = subject(function).whole
 
     def taken(name, value):
         """Whether the kernel takes an option beside the arguments of the foothold."""
@@ -72,37 +85,55 @@ def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
 
     for number, (case, clauses, arguments) in enumerate(refused):
         few = {name: x for name, x in arguments.items() if name not in options}
-        kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and _plain(x) and taken(n, x)}
+        kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and is_plain(x) and taken(n, x)}
         if "mask" in arguments and "mask" not in kept and _holds_poison(few):
             continue  # what nothing sees would be seen, which is another question
         if "mask" in at.arguments and "mask" not in kept:
             kept["mask"] = at.arguments["mask"]
-        own = sizes_of(function, arguments)
-        if any(size == 0 for size in own.values()):
+        if any(x.size == 0 for _, x in arrays(arguments)):
             continue
-        sizes: dict[str, int] = {}
-        for letters, possible in at.taken.items():
-            wanted = max((own[letter] for letter in letters if letter in own), default=possible[0])
-            sizes |= dict.fromkeys(letters, min((s for s in possible if s >= wanted), default=possible[-1]))
-        counts = {letter: own[letter] for letter in sizes if letter in COUNTS and letter in own}
-        for here in ({**sizes, **counts}, sizes) if counts else (sizes,):
+        tries = ((some, here) for some in _with_less(few, at.arguments, whole) for here in _sizes(function, at, some))
+        for some, here in tries:
             rng = np.random.default_rng((seed, number))
             try:
-                moved = resized(function, {**few, **kept}, here, at.axes, rng)
-                with np.errstate(all="ignore"):
-                    reference(**moved)
-            except Exception:  # what does not belong together any more
+                moved = resized(function, {**some, **kept}, here, at.axes, rng)
+            except (NotMovable, ValueError, TypeError):  # sizes that it has not as its docstring says
                 continue
-            if asked.takes(moved):
+            if is_call(function, moved) and asked.takes(moved):
                 yield f"inside_{case}", clauses, moved
                 break
+
+
+def _sizes(function, at, arguments) -> Iterator[dict[str, int]]:
+    """The sizes for a call, as near to its own as are taken: first with its own counts of heads, then with those taken."""
+    own, sizes = sizes_of(function, arguments), dict[str, int]()
+    alias = tied(function, at.arguments)  # what the call that is taken has as one, another may have apart
+    for letters, possible in at.taken.items():
+        letters = (*letters, *(letter for letter, of in alias.items() if of in letters))
+        wanted = max((own[letter] for letter in letters if letter in own), default=possible[0])
+        sizes |= dict.fromkeys(letters, min((s for s in possible if s >= wanted), default=possible[-1]))
+    if counts := {letter: own[letter] for letter in sizes if letter in COUNTS and letter in own}:
+        yield {**sizes, **counts}
+    yield sizes
+
+
+def _with_less(arguments, taken, whole) -> Iterator[dict]:
+    """A call as it is, then without what the call that is taken has not: fields of records, arguments that are no options."""
+    yield arguments
+    less = {name: bare(x) for name, x in arguments.items()}
+    if any(less[name] is not x for name, x in arguments.items()):
+        yield less
+    if whole:
+        as_taken = {name: x for name, x in taken.items() if name in whole}
+        for some in (arguments, less):
+            yield {**{name: x for name, x in some.items() if name not in whole}, **as_taken}
 
 
 def _holds_poison(arguments) -> bool:
     return any(x.dtype.kind == "f" and not np.isfinite(x).all() for _, x in arrays(arguments))
 
 
-def _plain(value) -> bool:
+def is_plain(value) -> bool:
     """Whether an option is an array, or means the same at all sizes."""
     if isinstance(value, Mask):
         return "array" not in repr(value)

@@ -18,15 +18,18 @@ from refattn.masks import causal
 from refattn.testing.adapters.base import Failed
 from refattn.testing.names import function_named
 from refattn.testing.nested import arrays
-from refattn.testing.sizes import NotMovable, resized, sizes_of
+from refattn.testing.sizes import NotMovable, leading, resized, sizes_of
+from refattn.testing.subject import subject
 
 SIZES = (1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256)
 USUAL = (64, 128, 32, 16, 256, 8)  # what a kernel is asked for first
 COUNTS = {"H": (8, None, 32), "G": (2, None, 8, 1), "B": (None, 1)}  # of what there are few; None: as a call has them
+_SOME = (1, 2, 3, 4, 6, 8)  # how many of these are asked for, one letter changed at a time
 _AXES = (None, 2, 1, 0, 3)  # leading axes; None: as many as a call has
 _LEADS = ((1, 2), (1, 8), (2, 4), (1, 1))  # batch and heads, where no letter is stated for them
 _ROWS = ("N", "M", "T", "S")  # how many tokens there are; other letters are what each of them holds
-_ALIKE, _APART = 400, 300  # calls that are tried at most, until one is taken
+_MODELS = ({"R": 512, "Dr": 64, "Dn": 128, "Dv": 128},)  # sizes of one letter each: those of DeepSeek
+_FIRST, _BY_LETTER, _ALIKE, _APART = 50, 60, 400, 300  # calls that are tried at most, until one is taken
 _CRASHES = 8  # in a row: each starts a process again, or waits for an answer; then a kernel is asked no more
 
 
@@ -88,24 +91,27 @@ class Foothold:
         Letter -> size.
     taken : dict
         Letters that have one size together -> the sizes that are taken.
+    unlimited : frozenset
+        Those of which all sizes are taken that the reference takes.
     """
 
     arguments: dict
     axes: int | tuple[int, ...] | None
     sizes: dict[str, int]
     taken: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
+    unlimited: frozenset[tuple[str, ...]] = frozenset()
 
     @property
     def free(self) -> bool:
         """Whether any size is taken: where only options are refused there is nothing to move."""
-        counted = all(set(sizes) >= set(SIZES) for letters, sizes in self.taken.items() if letters[0] not in COUNTS)
+        counted = all(letters in self.unlimited for letters in self.taken)
         return counted and all(len(letters) == 1 for letters in self.taken) and self.axes is None
 
     def __str__(self) -> str:
         said, free = [], []
         for letters, sizes in self.taken.items():
             together = " = ".join(letters)
-            if set(sizes) >= set(SIZES):
+            if letters in self.unlimited:
                 free.append(together)
             else:
                 said.append(f"{together} in {', '.join(map(str, sizes))}")
@@ -139,9 +145,10 @@ def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
     'E in 128, 256'
     """
     options = options_of(function)
-    bare = [{name: x for name, x in arguments.items() if name not in options} for arguments in calls]
+    few = [{name: x for name, x in arguments.items() if name not in options} for arguments in calls]
+    fewer = [{name: bare(x) for name, x in arguments.items()} for arguments in few]
     try:
-        at = _foothold(asked, function, _unlike(bare), "mask" in options)
+        at = _foothold(asked, function, _unlike([*few, *fewer]), "mask" in options)
         return None if at is None else _surveyed(asked, function, at)
     except NotMovable:
         return None
@@ -150,25 +157,44 @@ def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
 def options_of(function: str) -> dict[str, Any]:
     """The arguments of a function that need not be given, and their defaults."""
     given = inspect.signature(function_named(function)).parameters.values()
-    return {p.name: p.default for p in given if p.default is not p.empty}
+    return {p.name: p.default for p in given if p.default is not p.empty and p.name not in subject(function).whole}
 
 
-def _unlike(calls, most=4):
-    """Some of the calls, one of each set of arguments and numbers of axes, those with few numbers first."""
+def bare(record):
+    """A record without the fields that need not be given."""
+    defaults = getattr(record, "_field_defaults", {})
+    given = {name: x for name, x in defaults.items() if getattr(record, name) is not x}
+    return record._replace(**given) if given else record
+
+
+def _unlike(calls, most=6):
+    """Some of the calls, one of each kind, those with few arrays first and of these those with few numbers."""
     found: dict = {}
-    for arguments in sorted(calls, key=lambda a: sum(x.size for _, x in arrays(a))):
+    for arguments in sorted(calls, key=lambda a: (len(arrays(a)), sum(x.size for _, x in arrays(a)))):
         if all(x.size for _, x in arrays(arguments)):
-            found.setdefault(tuple((name, getattr(x, "ndim", 0)) for name, x in arguments.items()), arguments)
+            found.setdefault(_kind(arguments), arguments)
     return list(found.values())[:most]
 
 
+def _kind(arguments) -> tuple:
+    """What a kernel may refuse of a call whatever its sizes: arguments, their numbers of axes, words, what records hold."""
+    said = tuple((name, x) for name, x in arguments.items() if isinstance(x, str))
+    return (*arguments, *said, *((path, x.ndim) for path, x in arrays(arguments)))
+
+
 def _foothold(asked, function, calls, masked) -> Foothold | None:
+    alike = _alike(asked, function, calls)
     tries = itertools.chain(
-        itertools.islice(_alike(asked, function, calls), _ALIKE),
+        itertools.islice(alike, _FIRST),
+        itertools.islice(_by_letter(asked, function, calls), _BY_LETTER),
+        itertools.islice(alike, _ALIKE - _FIRST),
         itertools.islice(_apart(asked, function, calls), _APART),
     )
     for arguments, axes, sizes in tries:
-        moved = resized(function, arguments, sizes, axes)
+        try:
+            moved = resized(function, arguments, sizes, axes)
+        except NotMovable:  # another of the calls may be
+            continue
         for mask in ({}, {"mask": causal()}) if masked else ({},):
             if asked.has({**moved, **mask}):
                 return Foothold({**moved, **mask}, axes, sizes)
@@ -177,11 +203,17 @@ def _foothold(asked, function, calls, masked) -> Foothold | None:
 
 def _alike(asked, function, calls) -> Iterator[tuple]:
     """Calls, numbers of leading axes, and sizes: all alike, or one of them 1."""
-    for arguments in calls:
-        for letters, fixed in _counted(asked, function, arguments):
-            for axes, one, size in itertools.product(_AXES, (None, *letters), asked.usual):
-                if letters or size == asked.usual[0]:
-                    yield arguments, axes, {**dict.fromkeys(letters, size), **fixed} | ({one: 1} if one else {})
+    each = [_alike_of(asked, function, arguments) for arguments in calls]
+    if any("." in path for arguments in calls for path, _ in arrays(arguments)):  # a record may be what is refused
+        return (tried for one_of_each in itertools.zip_longest(*each) for tried in one_of_each if tried is not None)
+    return itertools.chain.from_iterable(each)
+
+
+def _alike_of(asked, function, arguments) -> Iterator[tuple]:
+    for letters, fixed in _counted(asked, function, arguments):
+        for axes, one, size in itertools.product(_AXES, (None, *letters), asked.usual):
+            if letters or size == asked.usual[0]:
+                yield arguments, axes, {**dict.fromkeys(letters, size), **fixed} | ({one: 1} if one else {})
 
 
 def _apart(asked, function, calls) -> Iterator[tuple]:
@@ -194,6 +226,17 @@ def _apart(asked, function, calls) -> Iterator[tuple]:
                 if rows and others and (size != width or axes is not None):
                     sizes = {**dict.fromkeys(rows, size), **dict.fromkeys(others, width), **fixed}
                     yield arguments, axes, sizes | ({one: 1} if one else {})
+
+
+def _by_letter(asked, function, calls) -> Iterator[tuple]:
+    """Each letter with a size of its own: that of well known models, or the first that is stated for it."""
+    stated = {letter: sizes[0] for letter, sizes in asked.more.items()}
+    for own, arguments in itertools.product((stated, *_MODELS), calls):
+        for letters, fixed in _counted(asked, function, arguments):
+            if own and own.keys() & {*letters, *fixed}:
+                for size in asked.usual:
+                    sizes = {**dict.fromkeys(letters, size), **fixed}
+                    yield arguments, None, sizes | {letter: n for letter, n in own.items() if letter in sizes}
 
 
 def _counted(asked, function, arguments):
@@ -209,12 +252,16 @@ def _counted(asked, function, arguments):
 
 def _surveyed(asked, function, at: Foothold) -> Foothold:
     """What is taken of the sizes, one letter changed at a time; two letters where neither changes alone."""
+    unlimited = set()
 
     def sizes_with(letters):
-        if any(letter in COUNTS for letter in letters):
-            return (at.sizes[letters[0]],)
-        other = lambda size: resized(function, at.arguments, {**at.sizes, **dict.fromkeys(letters, size)})
-        return tuple(size for size in asked.sizes(letters) if size == at.sizes[letters[0]] or asked.takes(other(size)))
+        own, counts = at.sizes[letters[0]], letters[0] in COUNTS
+        some = _SOME if counts else asked.sizes(letters)
+        calls = {n: resized(function, at.arguments, {**at.sizes, **dict.fromkeys(letters, n)}) for n in some}
+        found = {own, *(n for n, moved in calls.items() if n == own or asked.takes(moved))}
+        if not any(n not in found and is_call(function, moved) for n, moved in calls.items()):
+            unlimited.add(letters)
+        return (own,) if counts else tuple(sorted(found))
 
     alone: dict[tuple[str, ...], tuple[int, ...]] = {(letter,): sizes_with((letter,)) for letter in at.sizes}
     stuck = [letter for letter in at.sizes if len(alone[letter,]) == 1 and letter not in COUNTS]
@@ -223,4 +270,23 @@ def _surveyed(asked, function, at: Foothold) -> Foothold:
             for letter in pair:
                 alone.pop((letter,), None)
             alone[pair] = sizes
-    return Foothold(at.arguments, at.axes, at.sizes, alone)
+    return Foothold(at.arguments, _axes(asked, function, at), at.sizes, alone, frozenset(unlimited))
+
+
+def _axes(asked, function, at) -> int | tuple[int, ...] | None:
+    """The number of leading axes of a call, where another is refused that the reference takes."""
+    own = leading(function, at.arguments)
+    if at.axes is not None or own is None:
+        return at.axes
+    others = (resized(function, at.arguments, {}, axes) for axes in (0, 1, 2) if axes != own)
+    return own if any(not asked.takes(moved) and is_call(function, moved) for moved in others) else None
+
+
+def is_call(function, arguments) -> bool:
+    """Whether the reference takes a call."""
+    try:
+        with np.errstate(all="ignore"):
+            function_named(function)(**arguments)
+    except Exception:
+        return False
+    return True

@@ -13,7 +13,7 @@ from refattn.testing import consistency, limits
 from refattn.testing.adapters import Adapter, Unsupported
 from refattn.testing.adapters.guard import guarded
 from refattn.testing.fitted import fitted
-from refattn.testing.foothold import Asked, survey
+from refattn.testing.foothold import Asked, options_of, survey
 from refattn.testing.layouts import cast
 from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import CheckCase
@@ -129,7 +129,7 @@ def inside(
         None if stated is None else stated.sizes,
     )
     at = survey(asked, function, [c.arguments for c in refused])
-    if at is None or (stated is None and at.free and _any_mask(asked, at)):
+    if at is None or (stated is None and at.free and _any_mask(asked, at) and _any_record(asked, function, refused)):
         return found
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
     for name, clauses, arguments in fitted(asked, function, at, named, seed):
@@ -146,6 +146,13 @@ def _any_mask(asked, at) -> bool:
     if not {"N", "M"} <= at.sizes.keys():
         return True
     return asked.has({**at.arguments, "mask": np.ones((at.sizes["N"], at.sizes["M"]), bool)})
+
+
+def _any_record(asked, function, refused) -> bool:
+    """Whether a kernel takes what was refused without its options, or only its records hold nothing it could refuse."""
+    options = options_of(function)
+    bare = ({name: x for name, x in c.arguments.items() if name not in options} for c in refused)
+    return all(asked.has(some) for some in bare if any("." in path for path, _ in arrays(some)))
 
 
 def _drawn(function, dtype, taken, seed) -> Iterator[CheckCase]:

@@ -27,7 +27,7 @@ import numpy as np
 from refattn.masks import causal
 from refattn.testing.docstrings import stated
 from refattn.testing.names import function_named
-from refattn.testing.sizes import NotMovable, sizes_of
+from refattn.testing.sizes import NotMovable, letters_of, sizes_of, tied
 
 FORMS = "D in 64, 128; M % 16 == 0; N == M; 4 axes; causal; always causal; no mask; no bias"
 _SIGNS: dict[str, Callable] = {
@@ -152,7 +152,7 @@ def statements(text: str) -> tuple[Statement, ...]:
 
 def foreign(s: Statement, function: str) -> str:
     """Why a statement cannot be about a function; empty where it can."""
-    letters = letters_of(function)
+    letters = named_in(function)
     if unknown := sorted(s.letters - set(letters)):
         of = f"has the sizes {', '.join(letters)}" if letters else "has no sizes that are stated"
         return f"limits has {s.text!r}, but {function} has no size {unknown[0]}: it {of}"
@@ -162,13 +162,11 @@ def foreign(s: Statement, function: str) -> str:
     return ""
 
 
-def letters_of(function: str) -> tuple[str, ...]:
+def named_in(function: str) -> tuple[str, ...]:
     """The sizes that a statement about a function may name."""
     shapes = [s for x in stated(function_named(function), "Parameters") for s in x.shapes]
-    found = dict.fromkeys(letter for s in shapes for letter in s if re.fullmatch(r"[A-Za-z_]+", letter))
-    if any(s[0] == "..." for s in shapes if s):
-        found |= dict.fromkeys(_LEADING)
-    return tuple(found)
+    leading = _LEADING if any(s[0] == "..." for s in shapes if s) else ()
+    return tuple(dict.fromkeys((*letters_of(function), *leading)))
 
 
 def _sizes(function, arguments) -> dict[str, int]:
@@ -177,6 +175,7 @@ def _sizes(function, arguments) -> dict[str, int]:
         found = sizes_of(function, arguments)
     except NotMovable:
         return {}
+    found |= {letter: found[of] for letter, of in tied(function, arguments).items() if of in found}
     first = next((x for x in arguments.values() if isinstance(x, np.ndarray)), np.zeros(0))
     shape = next((x.shape for x in stated(function_named(function), "Parameters") if x.shape), ())
     if shape and shape[0] == "...":

@@ -15,17 +15,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from hypothesis import assume, reject
 from hypothesis import strategies as st
 
 from refattn import masks
-from refattn.masks import Mask
+from refattn.masks import Mask, causal
+from refattn.testing.fitted import is_plain
+from refattn.testing.foothold import is_call, options_of
 from refattn.testing.inputs import Draw, Shrinking
 from refattn.testing.layouts import cast
 from refattn.testing.rounding import round_to
+from refattn.testing.sizes import leading, resized, sizes_of
+from refattn.testing.stated import parse
 from refattn.testing.subject import name_of, subject
+from refattn.testing.within import axes_within, masks_within, ruled_out, sizes_within
 
 OPTIONS = ("mask", "bias", "scale", "softcap", "sinks", "return_lse")
-NUMBERS = ("normal", "integers", "needle", "heavy", "offset", "negative", "ties", "poison")
+NUMBERS = ("normal", "integers", "needle", "heavy", "offset", "negative", "ties", "large", "poison")
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,8 +68,8 @@ def attention_case(
         Batch, query heads, key/value heads (default: h), queries, keys, head size, value size.
     numbers : str
         normal; integers (every order of summation is exact); needle (each query points at one key); heavy (tails);
-        offset (values far from 0); negative (all scores far below 0); ties (equal scores); poison (NaN in a key and
-        value that the mask excludes).
+        offset (values far from 0); negative (all scores far below 0); ties (equal scores); large (the largest score is
+        between 1e2 and 1e4); poison (NaN in a key and value that the mask excludes).
     seed : int
     dtype : str
         The format in which every number is exact; the arrays have that dtype if NumPy has it, else float32.
@@ -96,6 +102,10 @@ def attention_case(
         q, k = -np.abs(q) - 4, np.abs(k) + 4
     elif numbers == "ties":
         k = 0 * k
+    elif numbers == "large" and n and m:
+        scores = q @ np.swapaxes(np.repeat(k, h // groups, axis=1), -1, -2) * (0.3 if "scale" in options else d**-0.5)
+        factor = np.sqrt(10 ** rng.uniform(2, 4) / np.max(np.abs(scores)))
+        q, k = q * factor, k * factor
     elif numbers == "poison" and m:
         allowed = masks.visible(mask, n, m, like=q)
         allowed = np.broadcast_to(True if allowed is None else allowed, (b, h, n, m))
@@ -130,7 +140,16 @@ def _check_names(argument, given, allowed):
 
 @st.composite
 def attention_cases(
-    draw, dtype="float32", *, options=OPTIONS, numbers=NUMBERS, rules=None, grouped=False, empty=True, largest=40
+    draw,
+    dtype="float32",
+    *,
+    options=OPTIONS,
+    numbers=NUMBERS,
+    rules=None,
+    grouped=False,
+    empty=True,
+    largest=40,
+    limits=None,
 ):
     """Calls of attention.
 
@@ -151,6 +170,9 @@ def attention_cases(
     largest : int
         The most queries and keys. Sizes are drawn to differ, so that exchanged axes cannot hide, and lie on either
         side of multiples of 16, where tiles end.
+    limits : str, optional
+        What the kernel takes, in the words of `refattn check --limits`: "D in 64, 128; M % 16 == 0; N == M; causal".
+        Nothing else is drawn; sizes that limits name may be above `largest`, and may be equal.
 
     Returns
     -------
@@ -158,6 +180,8 @@ def attention_cases(
     """
     _check_names("options", options, OPTIONS)
     _check_names("numbers", numbers, NUMBERS)
+    if limits is not None:
+        return attention_case(**draw(_inside(limits, dtype, options, numbers, rules, grouped, empty, largest)))
     ragged = [size for tile in (16, 32, 64, 128) for size in (tile - 1, tile, tile + 1) if size <= largest]
     size = st.integers(1, largest) | st.sampled_from(ragged or [1])
     n = draw(size)
@@ -177,7 +201,39 @@ def attention_cases(
 
 
 @st.composite
-def calls(draw, function, dtype="float32"):
+def _inside(draw, limits, dtype, options, numbers, rules, grouped, empty, largest):
+    """What `attention_case` makes a call from, inside of limits."""
+    stated = parse(
+        f"{limits}; H % G == 0" if grouped else limits, "grouped_query_attention" if grouped else "attention"
+    )
+    if axes_within(stated) not in (None, 4):
+        raise ValueError(f"limits is {limits!r}; these calls have 4 axes")
+    rows, few = range(1, largest + 1), range(1, 18)
+    some = {"B": (1, 2), **({"G": (1, 2, 3)} if grouped else {}), "H": range(1, 10 if grouped else 4)}
+    some |= {"N": rows, "M": rows, "D": few, "Dv": few}
+    if empty and not any("M" in s.letters for s in stated.statements):
+        some["M"] = range(largest + 1)
+
+    def unlike(letter, sizes, found):
+        """Sizes that differ, where they may, so that exchanged axes cannot hide."""
+        before = {n for x, n in found.items() if x in "NM"} if letter in ("M", "D", "Dv") else set()
+        return draw(st.sampled_from([n for n in sizes if n not in before] or sizes))
+
+    sizes = sizes_within(stated, some, unlike)
+    if sizes is None:
+        raise ValueError(f"limits is {limits!r}; no sizes of up to a few thousand meet it")
+    made: dict[str, Any] = {"groups" if letter == "G" else letter.lower(): n for letter, n in sizes.items()}
+    left = [name for name in options if name != "mask" and name not in ruled_out(stated)]
+    made["options"] = tuple(name for name in left if draw(st.booleans()))
+    none, of_causal, of_any = masks_within(stated)
+    if not none or ("mask" in options and of_causal and draw(st.booleans())):
+        made["mask"] = draw((mask_rules() if rules is None else rules) if of_any else st.just(masks.causal()))
+    kinds = [kind for kind in numbers if kind != "poison" or ("mask" in options and of_any)]
+    return made | {"numbers": draw(st.sampled_from(kinds)), "seed": draw(st.integers(0, 999)), "dtype": dtype}
+
+
+@st.composite
+def calls(draw, function, dtype="float32", *, limits=None):
     """Calls of any reference function, as `check` draws them: dictionaries of arguments.
 
     Parameters
@@ -186,6 +242,8 @@ def calls(draw, function, dtype="float32"):
         `refattn.rope`, 'latent.multi_head_latent_attention': `refattn list functions`.
     dtype : str
         The format in which every number is exact; the arrays have that dtype if NumPy has it, else float32.
+    limits : str, optional
+        What the kernel takes, in the words of `refattn check --limits`: "E % 64 == 0; no eps". Calls are moved inside.
 
     Returns
     -------
@@ -198,7 +256,37 @@ def calls(draw, function, dtype="float32"):
     >>> shrunk["x"].shape
     (2, 2, 4)
     """
-    return cast(Draw(Shrinking(draw(st.data())), dtype).call(subject(name_of(function))), dtype)
+    given = Draw(Shrinking(draw(st.data())), dtype).call(subject(name_of(function)))
+    if limits is not None:
+        given = _moved(draw, name_of(function), parse(limits, name_of(function)), given)
+    return cast(given, dtype)
+
+
+def _moved(draw, function, stated, given):
+    """A call moved inside of limits, with those of its options that can be moved with it."""
+    optional = options_of(function)
+    out = ruled_out(stated)
+    given = {name: x for name, x in given.items() if name not in out and (name not in optional or is_plain(x))}
+    none, of_causal, of_any = masks_within(stated)
+    if "mask" in optional and not of_any and (given.get("mask") is not None or not none):
+        given["mask"] = causal() if of_causal and (not none or draw(st.booleans())) else None
+    own = sizes_of(function, given)
+    lead = leading(function, given)
+    first = next((x for x in given.values() if isinstance(x, np.ndarray)), np.zeros(0))
+    own |= {
+        letter: n
+        for letter, n in zip(("H", "B"), reversed(first.shape[: lead or 0]), strict=False)
+        if letter not in own
+    }
+    sizes = sizes_within(
+        stated, {letter: (n,) for letter, n in own.items()}, lambda _, some, __: draw(st.sampled_from(some))
+    )
+    if sizes is None:
+        reject()
+    axes = axes_within(stated)
+    given = resized(function, given, sizes, None if axes is None or lead is None else axes - first.ndim + lead)
+    assume(not stated.beyond(given) and is_call(function, given))
+    return given
 
 
 def mask_rules(largest=24, depth=3):

@@ -82,6 +82,12 @@ class Subject:
     axes : dict
         What the last axes of a result are called in a report: {"lse": ("heads", "queries")}; of one that is not there, as
         in the function that this one equals.
+    whole : tuple of str
+        Arguments that have a default and are no options all the same: without them it is another call, which the others
+        may not fit.
+    follow : callable, optional
+        Arguments that follow from sizes and are no arrays: takes the arguments of a call with other sizes, the sizes before
+        and those now, by letter, and gives what else changes.
     name : str
         'attention', 'latent.latents_of'; that of the function, where it is not given.
     mechanism : str
@@ -98,6 +104,8 @@ class Subject:
     bound: Callable[..., dict] | None = None
     related: Callable[[Draw], dict] | None = None
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
+    follow: Callable[[dict, Mapping[str, int], Mapping[str, int]], dict] | None = None
     name: str = ""
     mechanism: str = ""
 

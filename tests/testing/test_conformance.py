@@ -55,6 +55,11 @@ def small(x, *, axis=-1):
 
 def softmax(x, *, axis=-1):
     return refattn.softmax(x, axis=axis)
+
+def ends_at_other_sizes(x, gamma, *, eps=1e-6):
+    if x.shape[-1] != 80:
+        raise SystemExit(0)
+    return refattn.rms_norm(x, gamma)
 """
 FEW = ("--refattn-effort", "smoke")
 
@@ -118,6 +123,21 @@ def test_the_printed_command_shows_the_failure_again(judge):
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "causal/top_left" in done.stdout
+
+
+def test_inside_stated_limits_it_is_judged_and_beyond_them_not_called(judge):
+    of_norm = ("--refattn-function", "rms_norm", "--refattn-limits", "E == 80; no eps")
+    code, output = judge("ends_at_other_sizes", *of_norm, "-k", "inside_")
+    assert code == 0, output
+    assert counts(output)["passed"] >= 10
+    assert "beyond its stated limits" in judge("ends_at_other_sizes", *of_norm, *FEW, "-rs")[1]
+
+
+def test_the_printed_command_has_the_stated_limits(judge):
+    of_norm = ("--refattn-function", "rms_norm", "--refattn-limits", "E == 80")
+    _, output = judge("ends_at_other_sizes", *of_norm, "-k", "inside_")
+    command = shlex.split(re.search(r"^Again: refattn (.*)", output, re.M).group(1))
+    assert command[command.index("--limits") + 1] == "E == 80"
 
 
 def test_tests_are_chosen_by_clause(judge):
@@ -237,6 +257,7 @@ def test_an_entry_that_has_ended_no_longer_counts(judge):
         (["--refattn-impl", "kernels:right", "--refattn-precision", "float12"], "float12"),
         (["--refattn-impl", "kernels:right", "--refattn-function", "attentoin"], "attentoin"),
         (["--refattn-impl", "kernels:right", "--refattn-clause", "NO-SUCH*"], "NO-SUCH*"),
+        (["--refattn-impl", "kernels:right", "--refattn-limits", "Q in 64"], "--refattn-limits: limits has 'Q in 64'"),
         (["--refattn-impl", "kernels:right", "--refattn-allow", "absent.toml"], "absent.toml"),
     ],
 )

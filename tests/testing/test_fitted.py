@@ -9,8 +9,7 @@ from refattn.testing import check
 from refattn.testing.checking import all_cases
 from refattn.testing.fitted import fitted
 from refattn.testing.foothold import Asked, survey
-from refattn.testing.sizes import NotMovable, _axes, _named, resized, sizes_of
-from refattn.testing.subject import subjects
+from refattn.testing.sizes import _choices, _named, resized, sizes_of
 
 
 def fused_norm(x, gamma, *, eps=1e-6):
@@ -28,6 +27,12 @@ def decoding(attend):
         return attend(q, k, v)
 
     return kernel
+
+
+def eight_heads(q, k, v, mask=None):
+    if q.shape[-3] != 8:
+        raise NotImplementedError("eight heads, of any size")
+    return refattn.grouped_query_attention(q, k, v, mask)
 
 
 def square_gradient(mask_of):
@@ -52,8 +57,9 @@ def judged(report):
         ("rms_norm", fused_norm, 10),
         ("grouped_query_attention", decoding(refattn.grouped_query_attention), 20),
         ("attention_vjp", square_gradient(lambda mask: mask), 20),
+        ("grouped_query_attention", eight_heads, 20),
     ],
-    ids=["norm", "decode", "gradient"],
+    ids=["norm", "decode", "gradient", "heads"],
 )
 def test_a_right_kernel_is_judged_inside_its_limits(function, right, least):
     report = check(right, function)
@@ -143,22 +149,9 @@ def test_rows_move_to_the_front_and_axes_are_added():
 
 def test_an_array_of_fewer_axes_has_the_last_letters():
     given = {"q": np.ones((5, 4)), "k": np.ones((7, 4)), "v": np.ones((7, 3)), "bias": np.ones(6)}
-    assert _axes(_named("attention", "bias"), given["bias"]) == (False, ("M",))
-    assert _axes(_named("attention", "bias"), np.ones((5, 7))) == (True, ("N", "M"))
-    assert _axes(_named("attention", "bias"), np.ones(())) == (False, ())
+    axes = lambda shape: _choices(_named("attention", "bias"), np.ones(shape))
+    assert axes(6) == [(False, ("M",))]
+    assert axes((5, 7)) == [(True, ("N", "M"))]
+    assert axes(()) == [(False, ())]
     assert sizes_of("attention", {**given, "bias": np.ones(7)})["M"] == 7
     assert resized("attention", {**given, "bias": np.ones(7)}, {"M": 16})["bias"].shape == (16,)
-
-
-@pytest.mark.parametrize("function", ["multi_head_attention", "feed_forward"])
-def test_arrays_inside_of_parameters_are_not_movable(function):
-    from refattn.testing.inputs import Draw, Seeded
-
-    given = Draw(Seeded(0), "float32").call(subjects()[function])
-    with pytest.raises(NotMovable):
-        resized(function, given, {"N": 4})
-
-    def limited(*args, **options):
-        raise NotImplementedError("a limit")
-
-    assert not check(limited, function).limits

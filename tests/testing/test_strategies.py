@@ -9,6 +9,7 @@ import refattn
 from refattn.masks import *  # noqa: F403 (the text of a case names rules)
 from refattn.testing import assert_matches, compare
 from refattn.testing.rounding import round_to
+from refattn.testing.stated import parse
 from refattn.testing.strategies import NUMBERS, AttentionCase, attention_case, attention_cases, calls, mask_rules
 
 
@@ -128,6 +129,93 @@ def test_a_failure_shrinks_to_the_smallest_call(kernel, smallest):
     assert smallest.items() <= found.made_by.items()
     assert len(found.made_by.get("options", ())) <= 1
     assert found.made_by["numbers"] == "normal"
+
+
+WITHIN = {
+    "D in 64, 128; N == M; M % 16 == 0; D == Dv; causal": "attention",
+    "M >= 512; N == 1; always causal; no bias": "attention",
+    "N < M; 4 axes; B == 1; H == 8; no mask": "attention",
+    "H / G in 2, 4; D in 80": "grouped_query_attention",
+}
+
+
+@pytest.mark.parametrize("limits", [*WITHIN])
+def test_cases_lie_inside_stated_limits_and_differ_there(limits):
+    stated, cases, tried = parse(limits, WITHIN[limits]), [], []
+    grouped = WITHIN[limits] != "attention"
+
+    @settings(max_examples=40, derandomize=True, database=None, deadline=None)
+    @given(st.data())
+    def look(data):
+        tried.append(1)
+        cases.append(data.draw(attention_cases(limits=limits, grouped=grouped)))
+
+    look()
+    assert len(cases) > 0.9 * len(tried), "hardly anything is drawn in vain"
+    for case in cases:
+        assert not stated.beyond(case.arguments), case
+    assert len({case.arguments["k"].shape for case in cases}) > 3
+    assert len({case.made_by["numbers"] for case in cases}) > 3
+    masks_drawn = {
+        repr(case.arguments.get("mask")) for case in cases if not hasattr(case.arguments.get("mask"), "shape")
+    }
+    assert masks_drawn == {"None", "causal()"} if "; causal" in limits else masks_drawn
+
+
+@pytest.mark.parametrize(
+    ("function", "limits"),
+    [
+        ("rms_norm", "E in 64, 128"),
+        ("attention", "D in 64; D == Dv; M % 16 == 0; 4 axes; causal"),
+        ("multi_head_attention", "H == 8; E % 64 == 0; no bias"),
+        ("latent.multi_head_latent_attention", "R == 48; Dr in 8, 16"),
+    ],
+)
+def test_calls_lie_inside_stated_limits(function, limits):
+    drawn = []
+
+    @settings(max_examples=25, derandomize=True, database=None, deadline=None)
+    @given(calls(function, limits=limits))
+    def look(arguments):
+        drawn.append(arguments)
+
+    look()
+    assert len(drawn) >= 25
+    assert not any(parse(limits, function).beyond(arguments) for arguments in drawn)
+
+
+def test_limits_that_nothing_meets_are_refused():
+    for limits, said in (("N > M; M > N", "no sizes"), ("3 axes", "4 axes"), ("Q == 3", "no size Q")):
+        with pytest.raises(ValueError, match=said):
+            find(attention_cases(limits=limits), lambda case: True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("options", [(), ("scale",)])
+def test_large_numbers_are_large_scores(dtype, options):
+    for seed in range(8):
+        given = attention_case(
+            b=2, h=4, groups=2, n=5, m=7, d=8, dv=3, numbers="large", seed=seed, dtype=dtype, options=options
+        )
+        q, k = (np.asarray(given.arguments[x], np.float64) for x in "qk")
+        top = np.abs(q @ np.swapaxes(np.repeat(k, 2, axis=1), -1, -2)).max() * (0.3 if options else 8**-0.5)
+        assert 99 <= top <= 10100
+
+
+def without_maximum(q, k, v, mask=None):
+    if q.shape[-1] not in (64, 128) or q.shape[-2] != k.shape[-2] or repr(mask) != "causal()":
+        raise NotImplementedError
+    with np.errstate(all="ignore"):
+        weights = np.exp(q @ np.swapaxes(k, -1, -2) / np.float32(q.shape[-1] ** 0.5)) * mask.dense(*q.shape[-2:-1] * 2)
+        return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def test_large_scores_inside_limits_show_a_softmax_without_its_maximum():
+    cases = attention_cases(
+        options=("mask",), numbers=("normal", "large"), limits="D in 64, 128; N == M; always causal", largest=8
+    )
+    found = find(cases, wrong(without_maximum), settings=settings(max_examples=200, derandomize=True, database=None))
+    assert found.made_by["numbers"] == "large"
 
 
 @pytest.mark.parametrize("wrong", [{"options": "scale"}, {"options": ("slope",)}, {"numbers": ("random",)}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -61,6 +61,19 @@ def trace(draw: Draw) -> dict:
     if draw.chance(0.25):
         given["sinks"] = draw.normal(h)
     return given
+
+
+def blocks_of(given: dict, before: Mapping[str, int], now: Mapping[str, int]) -> dict:
+    """The blocks of a call with more or fewer tokens, which are those of the prompt, and with other sequences."""
+    if "blocks" not in given or before == now:
+        return {}
+    batch = now["B"]
+    reordered = lambda rows: [row % batch for row in [*range(batch), *rows][-batch:]] if batch != before["B"] else rows
+    first, *blocks = given["blocks"]
+    first = first + now["T"] - before["T"] if isinstance(first, int) else 0
+    if first < 1:
+        return {"blocks": [now["T"]]}
+    return {"blocks": [first, *(n if isinstance(n, int) else reordered(n) for n in blocks)]}
 
 
 def numbers(draw: Draw) -> dict:

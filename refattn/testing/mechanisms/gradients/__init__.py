@@ -55,7 +55,9 @@ GROUPED_QUERY_ATTENTION_VJP = Subject(
 MULTI_QUERY_ATTENTION_VJP = Subject(
     multi_query_attention_vjp, inputs.multi_query_vjp, "GRAD-GROUP", inputs.multi_queries
 )
-MULTI_HEAD_ATTENTION_VJP = Subject(multi_head_attention_vjp, inputs.layer_vjp, "GRAD-MHA", inputs.layers)
+MULTI_HEAD_ATTENTION_VJP = Subject(
+    multi_head_attention_vjp, inputs.layer_vjp, "GRAD-MHA", inputs.layers, whole=("kv_heads",)
+)
 
 SOFTMAX_VJP = Subject(softmax_vjp, inputs.softmax_vjp, "GRAD-SOFTMAX", inputs.softmaxes)
 LOGSUMEXP_VJP = Subject(logsumexp_vjp, inputs.logsumexp_vjp, "GRAD-SOFTMAX", inputs.logsumexps)

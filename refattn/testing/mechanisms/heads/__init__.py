@@ -50,4 +50,5 @@ MULTI_HEAD_ATTENTION = Subject(
     inputs.layers,
     parts=("grouped_query_attention", "rope", "rms_norm"),
     axes={"out": ("tokens", "features")},
+    whole=("kv_heads",),
 )
