@@ -88,8 +88,7 @@ def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
         kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and is_plain(x) and taken(n, x)}
         if "mask" in arguments and "mask" not in kept and _holds_poison(few):
             continue  # what nothing sees would be seen, which is another question
-        if "mask" in at.arguments and "mask" not in kept:
-            kept["mask"] = at.arguments["mask"]
+        kept |= {name: x for name, x in at.arguments.items() if name in options and name not in kept}  # it needs these
         if any(x.size == 0 for _, x in arrays(arguments)):
             continue
         tries = ((some, here) for some in _with_less(few, at.arguments, whole) for here in _sizes(function, at, some))

@@ -22,6 +22,7 @@ from refattn.testing.sizes import NotMovable, leading, resized, sizes_of
 from refattn.testing.subject import subject
 
 SIZES = (1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256)
+USUAL_SCALE = 0.125  # where a kernel must be given one
 USUAL = (64, 128, 32, 16, 256, 8)  # what a kernel is asked for first
 COUNTS = {"H": (8, None, 32), "G": (2, None, 8, 1), "B": (None, 1)}  # of what there are few; None: as a call has them
 _SOME = (1, 2, 3, 4, 6, 8)  # how many of these are asked for, one letter changed at a time
@@ -147,8 +148,10 @@ def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
     options = options_of(function)
     few = [{name: x for name, x in arguments.items() if name not in options} for arguments in calls]
     fewer = [{name: bare(x) for name, x in arguments.items()} for arguments in few]
+    needs = ({}, {"scale": USUAL_SCALE}) if "scale" in options else ({},)  # some kernels have no scale of their own
     try:
-        at = _foothold(asked, function, _unlike([*few, *fewer]), "mask" in options)
+        tries = (_foothold(asked, function, _unlike([*few, *fewer]), "mask" in options, given) for given in needs)
+        at = next((found for found in tries if found is not None), None)
         return None if at is None else _surveyed(asked, function, at)
     except NotMovable:
         return None
@@ -182,7 +185,7 @@ def _kind(arguments) -> tuple:
     return (*arguments, *said, *((path, x.ndim) for path, x in arrays(arguments)))
 
 
-def _foothold(asked, function, calls, masked) -> Foothold | None:
+def _foothold(asked, function, calls, masked, given) -> Foothold | None:
     alike = _alike(asked, function, calls)
     tries = itertools.chain(
         itertools.islice(alike, _FIRST),
@@ -196,8 +199,8 @@ def _foothold(asked, function, calls, masked) -> Foothold | None:
         except NotMovable:  # another of the calls may be
             continue
         for mask in ({}, {"mask": causal()}) if masked else ({},):
-            if asked.has({**moved, **mask}):
-                return Foothold({**moved, **mask}, axes, sizes)
+            if asked.has({**moved, **given, **mask}):
+                return Foothold({**moved, **given, **mask}, axes, sizes)
     return None
 
 
