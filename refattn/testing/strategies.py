@@ -278,8 +278,9 @@ def _moved(draw, function, stated, given):
         for letter, n in zip(("H", "B"), reversed(first.shape[: lead or 0]), strict=False)
         if letter not in own
     }
+    grouped = parse(f"{stated}; H % G == 0", function) if {"H", "G"} <= own.keys() else stated
     sizes = sizes_within(
-        stated, {letter: (n,) for letter, n in own.items()}, lambda _, some, __: draw(st.sampled_from(some))
+        grouped, {letter: (n,) for letter, n in own.items()}, lambda _, some, __: draw(st.sampled_from(some))
     )
     if sizes is None:
         reject()
