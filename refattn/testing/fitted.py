@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -51,9 +52,18 @@ def fitted(asked: Asked, function: str, at: Foothold, refused: list[Case], seed:
         moved = list(_moved(asked, function, refused, at, options_of(function), seed))
     except NotMovable:
         return []
-    most = min(len(moved), _MOST)
-    chosen = [moved[n * len(moved) // most] for n in range(most)]
+    chosen = _of_each_recipe(moved)[:_MOST]
     return chosen if function == "attention" else [*chosen, *_causal(asked, function, chosen)]
+
+
+def _of_each_recipe(cases: list[Case]) -> list[Case]:
+    """The cases in an order in which the first ones are of as many recipes as there are."""
+    recipes: dict[str, list[Case]] = {}
+    for case in cases:
+        recipes.setdefault(re.sub(r"[\d.]+$", "", case[0]), []).append(case)
+    return [
+        case for one_of_each in itertools.zip_longest(*recipes.values()) for case in one_of_each if case is not None
+    ]
 
 
 def _causal(asked, function, cases) -> Iterator[Case]:

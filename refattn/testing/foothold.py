@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from refattn.masks import causal
+from refattn.masks import causal, window
 from refattn.testing.adapters.base import Failed
 from refattn.testing.names import function_named
 from refattn.testing.nested import arrays
@@ -22,6 +22,7 @@ from refattn.testing.sizes import NotMovable, leading, resized, sizes_of
 from refattn.testing.subject import subject
 
 SIZES = (1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256)
+_SELDOM = 100  # calls
 USUAL_SCALE = 0.125  # where a kernel must be given one
 USUAL = (64, 128, 32, 16, 256, 8)  # what a kernel is asked for first
 COUNTS = {"H": (8, None, 32), "G": (2, None, 8, 1), "B": (None, 1)}  # of what there are few; None: as a call has them
@@ -148,9 +149,8 @@ def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
     options = options_of(function)
     few = [{name: x for name, x in arguments.items() if name not in options} for arguments in calls]
     fewer = [{name: bare(x) for name, x in arguments.items()} for arguments in few]
-    needs = ({}, {"scale": USUAL_SCALE}) if "scale" in options else ({},)  # some kernels have no scale of their own
     try:
-        tries = (_foothold(asked, function, _unlike([*few, *fewer]), "mask" in options, given) for given in needs)
+        tries = (_foothold(asked, function, _unlike([*few, *fewer]), *needed) for needed in _needed(options))
         at = next((found for found in tries if found is not None), None)
         return None if at is None else _surveyed(asked, function, at)
     except NotMovable:
@@ -185,7 +185,17 @@ def _kind(arguments) -> tuple:
     return (*arguments, *said, *((path, x.ndim) for path, x in arrays(arguments)))
 
 
-def _foothold(asked, function, calls, masked, given) -> Foothold | None:
+def _needed(options) -> Iterator[tuple[list[dict], int | None]]:
+    """What a kernel may have to be given beside its arrays, one of several, and how often it is asked with these."""
+    masks = [{}, {"mask": causal()}] if "mask" in options else [{}]
+    yield masks, None
+    if "scale" in options:  # some have none of their own
+        yield [{**mask, "scale": USUAL_SCALE} for mask in masks], _SELDOM
+    if "mask" in options:
+        yield [{"mask": window(4, 4)}, {"mask": causal() & window(4, 0)}], _SELDOM
+
+
+def _foothold(asked, function, calls, given, most) -> Foothold | None:
     alike = _alike(asked, function, calls)
     tries = itertools.chain(
         itertools.islice(alike, _FIRST),
@@ -193,14 +203,14 @@ def _foothold(asked, function, calls, masked, given) -> Foothold | None:
         itertools.islice(alike, _ALIKE - _FIRST),
         itertools.islice(_apart(asked, function, calls), _APART),
     )
-    for arguments, axes, sizes in tries:
+    for arguments, axes, sizes in itertools.islice(tries, most):
         try:
             moved = resized(function, arguments, sizes, axes)
         except NotMovable:  # another of the calls may be
             continue
-        for mask in ({}, {"mask": causal()}) if masked else ({},):
-            if asked.has({**moved, **given, **mask}):
-                return Foothold({**moved, **given, **mask}, axes, sizes)
+        for more in given:
+            if asked.has({**moved, **more}):
+                return Foothold({**moved, **more}, axes, sizes)
     return None
 
 

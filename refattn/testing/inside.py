@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from refattn.masks import causal
 from refattn.testing import consistency, limits
 from refattn.testing.adapters import Adapter, Unsupported
 from refattn.testing.adapters.guard import guarded
@@ -19,6 +21,8 @@ from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import CheckCase
 from refattn.testing.rounding import round_to
 from refattn.testing.stated import Stated, foreign, parse, statements
+
+_MASKS, _MASK = 4, 40  # so many masks get harder cases; characters by which one is told from another
 
 
 class Inside(NamedTuple):
@@ -134,6 +138,7 @@ def inside(
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
     for name, clauses, arguments in fitted(asked, function, at, named, seed):
         found.cases.append(CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments))
+    found.cases.extend(_harder(function, dtype, found.cases))
     if function == "attention":
         found.cases.extend(_drawn(function, dtype, limits.pairs(asked, at), seed))
     if found.cases:
@@ -155,13 +160,49 @@ def _any_record(asked, function, refused) -> bool:
     return all(asked.has(some) for some in bare if any("." in path for path, _ in arrays(some)))
 
 
+def _harder(function, dtype, cases) -> list[CheckCase]:
+    """One case of each mask again with scores far from 0, and asked what the last key holds that a causal mask hides."""
+    found, of_mask = [], dict[str, CheckCase]()
+    for case in cases:
+        given = case.arguments
+        sized = all(np.ndim(given.get(name)) > 1 and min(given[name].shape[-2:]) > 0 for name in ("q", "k"))
+        if (
+            sized
+            and "d_out" not in given
+            and all(np.isfinite(x).all() for _, x in arrays(given) if x.dtype.kind == "f")
+        ):
+            of_mask.setdefault(repr(given.get("mask"))[:_MASK], case)
+    for case in itertools.islice(of_mask.values(), _MASKS):
+        given = case.arguments
+        for level in limits.LEVELS:
+            high = {**given, **limits.rising(given["q"], given["k"], level, given.get("scale"))}
+            if held := _held(high, dtype):
+                id_ = case.id.replace(".inside_", f".inside_level_{level:g}_", 1)
+                found.append(CheckCase(id_, function, case.clauses, dtype, held))
+        n, m = (given[name].shape[-2] for name in ("q", "k"))
+        if function != "attention" and "v" in given and repr(given.get("mask")) == repr(causal()) and 1 < n <= m:
+            id_ = case.id.replace(".inside_", ".inside_future_", 1)
+            found.append(consistency.related("future", id_, function, dtype, given))
+    return found
+
+
+def _held(arguments, dtype) -> dict | None:
+    """Arguments in the numbers of a format; None where it does not hold some, such as large scores."""
+    with np.errstate(over="ignore"):
+        held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
+    return held if all(np.isfinite(x).all() for _, x in arrays(held)) else None
+
+
 def _drawn(function, dtype, taken, seed) -> Iterator[CheckCase]:
     for name, arguments in limits.drawn(taken, seed):
-        with np.errstate(over="ignore"):
-            held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
-        if not all(np.isfinite(x).all() for _, x in arrays(held)):  # a score that the format does not hold
+        held = _held(arguments, dtype)
+        if held is None:
             continue
         yield CheckCase(f"{function}.{name}.{dtype}", function, ("ATTN-OUT",), dtype, held)
-        if "mask" in held and 1 < held["q"].shape[-2] <= held["k"].shape[-2] and "level" not in name:
+        if (
+            repr(held.get("mask")) == repr(causal())
+            and 1 < held["q"].shape[-2] <= held["k"].shape[-2]
+            and "level" not in name
+        ):
             of_future = f"{function}.{name.replace('inside', 'inside_future')}.{dtype}"
             yield consistency.related("future", of_future, function, dtype, held)

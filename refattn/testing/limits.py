@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from refattn.masks import causal
+from refattn.masks import Mask, causal
 from refattn.testing.foothold import Asked, Foothold
 
 HEADS = ((64, 64), (128, 128), (16, 16), (32, 32), (4, 4), (5, 3), (64, 32), (192, 128))
 LENGTHS = ((64, 64), (1, 64), (128, 128), (5, 7), (7, 5), (1, 1), (3, 3), (33, 33), (17, 64), (96, 96), (32, 64))
+LEVELS = (-2e4, 300.0, 4e6)  # of scores
 _LEADS = ((1, 2), (1, 8), (2, 4), (1, 1))
 _FEW = 6  # sizes: of so few each is asked for with every kind of numbers
 _DRAWS = 14  # with and without a mask, at least
@@ -30,11 +31,13 @@ class Limits:
     lengths : tuple of (int, int)
         The numbers of queries and keys, N and M.
     masks : tuple of bool
-        False: no mask is taken, True: a causal one is.
+        False: no mask is taken, True: the rule is.
     lead : tuple of int
         Batch and heads of the calls.
     scale : float, optional
         That must be given; None where there is a default.
+    rule : Mask
+        The mask that is taken.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -42,6 +45,7 @@ class Limits:
     masks: tuple[bool, ...]
     lead: tuple[int, ...]
     scale: float | None = None
+    rule: Mask = field(default_factory=causal)
 
 
 def pairs(asked: Asked, at: Foothold) -> Limits:
@@ -58,12 +62,13 @@ def pairs(asked: Asked, at: Foothold) -> Limits:
     (False, True)
     """
     lengths, head, masked = (at.sizes["N"], at.sizes["M"]), (at.sizes["D"], at.sizes["Dv"]), "mask" in at.arguments
+    rule = at.arguments.get("mask", causal())
     dtype, needed = at.arguments["q"].dtype, {n: x for n, x in at.arguments.items() if n == "scale"}
 
     def takes(lead, lengths, head, masked):
         (n, m), (d, dv) = lengths, head
         q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
-        return asked.takes({"q": q, "k": k, "v": v, **needed, **({"mask": causal()} if masked else {})})
+        return asked.takes({"q": q, "k": k, "v": v, **needed, **({"mask": rule} if masked else {})})
 
     lead = at.arguments["q"].shape[:-2]
     lead = next((some for some in _LEADS if takes(some, lengths, head, masked)), lead)
@@ -77,6 +82,7 @@ def pairs(asked: Asked, at: Foothold) -> Limits:
         lead=lead,
         masks=tuple(m for m in (False, True) if takes(lead, lengths, head, m)),
         scale=needed.get("scale"),
+        rule=rule,
     )
 
 
@@ -88,20 +94,21 @@ def drawn(limits: Limits, seed: int = 0) -> Iterator[tuple[str, dict]]:
     few = limits.lengths[:: 4 if len(limits.lengths) > _FEW else 1]  # what one size stumbles over, others do
     needed = {} if limits.scale is None else {"scale": limits.scale}
     for masked, again in itertools.product(limits.masks, range(max(1, _DRAWS // len(sizes)))):
-        options = {**needed, **({"mask": causal()} if masked else {})}
+        options = {**needed, **({"mask": limits.rule} if masked else {})}
+        word = "causal_" if repr(limits.rule) == repr(causal()) else "masked_"
         for (n, m), (d, dv) in sizes:
             q, k, v = (rng.standard_normal((*limits.lead, *shape)) for shape in ((n, d), (m, d), (m, dv)))
-            size = f"{'causal_' if masked else ''}{n}x{m}_{d}x{dv}{f'_{again + 1}' if again else ''}"
+            size = f"{word if masked else ''}{n}x{m}_{d}x{dv}{f'_{again + 1}' if again else ''}"
             yield f"inside_{size}", {"q": q, "k": k, "v": v, **options}
             if (d, dv) == limits.heads[0] and (n, m) in few and not again:
                 yield f"inside_peaked_{size}", {"q": q * 64, "k": k, "v": v, **options}
-                for level in (-2e4, 300.0, 4e6):
-                    yield f"inside_level_{level:g}_{size}", {**_rising(q, k, level, limits.scale), "v": v, **options}
+                for level in LEVELS:
+                    yield f"inside_level_{level:g}_{size}", {**rising(q, k, level, limits.scale), "v": v, **options}
 
 
-def _rising(q, k, level, scale):
+def rising(q, k, level, scale):
     """Scores about as large as `level` that rise from key to key, so that those a causal mask hides are the largest."""
     q, k = q.copy(), k.copy()
-    q[..., 0] = np.sqrt(q.shape[-1]) if scale is None else 1.0 / scale  # leaves k's first feature as the score
+    q[..., 0] = 1.0 / scale if scale else np.sqrt(q.shape[-1])  # leaves k's first feature as the score
     k[..., 0] = level * (1 + np.arange(k.shape[-2]) / k.shape[-2])
     return {"q": q, "k": k}

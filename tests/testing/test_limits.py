@@ -1,6 +1,7 @@
 """The sizes a kernel takes are found by asking it."""
 
 import numpy as np
+import pytest
 
 import refattn
 from refattn.testing import check
@@ -97,8 +98,10 @@ def test_the_future_is_asked_about_where_more_than_one_row_sees_a_key_each():
     lengths = ((5, 5), (2, 5), (1, 5), (6, 5))
     taken = Limits(heads=((4, 3),), lengths=lengths, masks=(False, True), lead=(1, 2))
     asked = [case.id for case in _drawn("attention", "float32", taken, 0) if case.relation == "future"]
-    sizes = ("causal_5x5_4x3", "peaked_causal_5x5_4x3", "causal_2x5_4x3")
-    assert asked == [f"attention.inside_future_{size}.float32" for size in sizes]
+    sizes = ("5x5_4x3", "2x5_4x3")
+    once = [f"attention.inside_future_{kind}_{size}.float32" for size in sizes for kind in ("causal", "peaked_causal")]
+    again = [f"attention.inside_future_causal_{size}_{n}.float32" for n in (2, 3) for size in sizes]
+    assert asked == once + again
 
 
 def test_an_unlimited_kernel_gets_no_further_cases():
@@ -169,3 +172,48 @@ def test_a_kernel_that_hangs_is_asked_no_more():
 
     assert survey(Asked(hangs), "rms_norm", [{"x": np.ones((3, 6)), "gamma": np.ones(6)}]) is None
     assert len(calls) == 1
+
+
+def _without_maximum(q, k, v, mask=None, scale=None):
+    s = (q @ np.swapaxes(k, -1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    seen = np.ones(s.shape[-2:], bool) if mask is None else mask.dense(*s.shape[-2:])
+    with np.errstate(all="ignore"):
+        w = np.where(seen, np.exp(s), 0)
+        return w / w.sum(-1, keepdims=True) @ v
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_kernel_that_must_be_given_a_window_or_a_scale_is_asked_with_one(wrong):
+    def windowed(q, k, v, mask=None):
+        if mask is None or mask.name != "window":
+            raise NotImplementedError
+        return (_without_maximum if wrong else refattn.attention)(q, k, v, mask)
+
+    def scaled(q, k, v, mask=None, *, scale=None):
+        if scale is None or mask is not None:
+            raise NotImplementedError
+        return (_without_maximum if wrong else refattn.attention)(q, k, v, scale=scale)
+
+    for kernel in (windowed, scaled):
+        report = check(kernel)
+        assert report.ok is not wrong
+        if not wrong:
+            assert report.count("holds") >= 60
+        else:
+            assert any(".inside_level" in r.case.id for r in report.results if r.status == "broken")
+
+
+@pytest.mark.parametrize("function", ["grouped_query_attention", "tiled_attention"])
+def test_what_equals_attention_gets_large_scores_inside_its_limits(function):
+    def kernel(call):
+        def limited(q, k, v, mask=None):
+            if mask is not None or q.shape[-1] != 64 or v.shape[-1] != 64:
+                raise NotImplementedError
+            return call(q, k, v)
+
+        return limited
+
+    assert check(kernel(getattr(refattn, function)), function).ok
+    repeated = lambda q, k: np.repeat(k, q.shape[-3] // k.shape[-3], axis=-3) if q.ndim > 2 else k
+    wrong = check(kernel(lambda q, k, v: _without_maximum(q, repeated(q, k), repeated(q, v))), function)
+    assert any(".inside_level" in r.case.id for r in wrong.results if r.status == "broken")

@@ -79,7 +79,7 @@ def verdict(document: dict) -> tuple[str, str]:
     if not document["ok"]:
         if document["strict"] and document["allow_list_problems"]:
             return "broken", "Allow-list out of date"
-        said = f"Weak: too many known mistakes of {', '.join(weak)} would not have been seen"
+        said = f"Weak: too little of {', '.join(weak)} was checked"
         return "broken", said if weak else "Nothing was checked"
     if known:
         return "known", f"Conforms but for {known} known deviation{'s' * (known != 1)}"

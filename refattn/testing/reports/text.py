@@ -166,7 +166,7 @@ def verdict(report: Report, paint=None) -> str:
         tail = f"{summed(report.coverage)}; {tail}"
     if report.weak:
         functions = ", ".join(found.function for found in report.weak)
-        return paint(f"WEAK: too many known mistakes of {functions} would not have been seen; {tail}", "red")
+        return paint(f"WEAK: too little of {functions} was checked; {tail}", "red")
     if known:
         return paint(f"CONFORMS but for {known} known deviation{'s' * (known > 1)}; {tail}", "green")
     return paint(f"CONFORMS; {tail}", "green")
