@@ -189,8 +189,9 @@ def _harder(function, dtype, cases) -> list[CheckCase]:
 def _held(arguments, dtype) -> dict | None:
     """Arguments in the numbers of a format; None where it does not hold some, such as large scores."""
     with np.errstate(over="ignore"):
-        held = mapped(lambda x: round_to(x, dtype) if isinstance(x, np.ndarray) else x, arguments)
-    return held if all(np.isfinite(x).all() for _, x in arrays(held)) else None
+        real = lambda x: isinstance(x, np.ndarray) and x.dtype.kind == "f"
+        held = mapped(lambda x: round_to(x, dtype) if real(x) else x, arguments)
+    return held if all(np.isfinite(x).all() for _, x in arrays(held) if real(x)) else None
 
 
 def _drawn(function, dtype, taken, seed) -> Iterator[CheckCase]:

@@ -8,7 +8,7 @@ from refattn.sparse import block_attention, block_attention_vjp
 from refattn.testing.inputs import Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
 from refattn.testing.mechanisms.sparse.counted import as_attention
-from refattn.testing.mechanisms.sparse.inputs import plain, restricted
+from refattn.testing.mechanisms.sparse.inputs import plain, restricted, square
 from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.subject import Equal, Subject
 from refattn.tiled import tiled_attention
@@ -53,6 +53,7 @@ BLOCK_ATTENTION_VJP = Subject(
     block_attention_vjp,
     lambda draw: with_cotangents(draw, random(draw)),
     "BLOCK-GRADIENT",
+    square("BLOCK-GRADIENT", layout=np.array([[1, 0, 1], [1, 1, 0], [0, 1, 1]], dtype=bool), size=2),
     equals=Equal("tiled_attention_vjp", dense_vjp),
 )
 

@@ -7,7 +7,7 @@ from refattn.sparse import chunked_attention, chunked_attention_vjp
 from refattn.sparse.rules import both
 from refattn.testing.inputs import Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
-from refattn.testing.mechanisms.sparse.inputs import plain, restricted
+from refattn.testing.mechanisms.sparse.inputs import plain, restricted, square
 from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.subject import Equal, Subject
 
@@ -34,6 +34,7 @@ CHUNKED_ATTENTION_VJP = Subject(
     chunked_attention_vjp,
     lambda draw: with_cotangents(draw, random(draw)),
     "CHUNK-GRADIENT",
+    square("CHUNK-GRADIENT", size=3),
     equals=Equal("tiled_attention_vjp", dense),
 )
 

@@ -9,7 +9,7 @@ from refattn.sparse import dilated_attention, dilated_attention_vjp
 from refattn.sparse.rules import both
 from refattn.testing.inputs import Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
-from refattn.testing.mechanisms.sparse.inputs import plain, restricted
+from refattn.testing.mechanisms.sparse.inputs import plain, restricted, square
 from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.subject import Equal, Subject
 
@@ -46,6 +46,7 @@ DILATED_ATTENTION_VJP = Subject(
     dilated_attention_vjp,
     lambda draw: with_cotangents(draw, random(draw)),
     "DILATED-GRADIENT",
+    square("DILATED-GRADIENT", left=1, right=1, dilation=2),
     equals=Equal("tiled_attention_vjp", dense),
 )
 

@@ -10,7 +10,7 @@ from refattn.sparse import gather_attention, gather_attention_vjp
 from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
 from refattn.testing.mechanisms.sparse.counted import as_attention, bound_of_gradients, own_bias
-from refattn.testing.mechanisms.sparse.inputs import lists, plain, restricted
+from refattn.testing.mechanisms.sparse.inputs import lists, plain, restricted, square
 from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.subject import Equal, Subject
 
@@ -74,6 +74,7 @@ GATHER_ATTENTION_VJP = Subject(
     gather_attention_vjp,
     lambda draw: with_cotangents(draw, random(draw)),
     "GATHER-GRADIENT",
+    square("GATHER-GRADIENT", indices=np.array([[0, 3, 5], [2, 1, -1], [1, 0, 4], [2, 3, 4], [5, 4, 0], [3, 5, 1]])),
     equals=Equal("tiled_attention_vjp", dense_vjp, own_bias),
     bound=vjp_bound,
 )

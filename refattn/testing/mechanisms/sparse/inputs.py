@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from refattn import masks
-from refattn.testing.inputs import Draw
+from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.attention import inputs as of_attention
+from refattn.testing.mechanisms.gradients.inputs import with_cotangents
 from refattn.testing.mechanisms.tiled.inputs import tiled
 
 
@@ -19,6 +22,15 @@ def restricted(draw: Draw) -> dict:
 def plain(draw: Draw, **sizes) -> dict:
     """A call without options."""
     return of_attention.plain(draw, **sizes)
+
+
+def square(clause: str, **keys) -> Callable:
+    """Directed cases of gradients: all sizes are equal, so that sums over the wrong axis have the right shape."""
+
+    def directed(draw: Draw, effort: str) -> Iterator[Case]:
+        yield "square", (clause,), with_cotangents(draw, plain(draw, h=6, n=6, m=6, d=6, dv=6) | keys)
+
+    return directed
 
 
 def lists(draw: Draw, heads: tuple, n: int, m: int, twice: bool) -> np.ndarray:

@@ -11,7 +11,7 @@ from refattn.sparse import window_attention, window_attention_vjp, window_sides
 from refattn.sparse.rules import both
 from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
-from refattn.testing.mechanisms.sparse.inputs import plain, restricted
+from refattn.testing.mechanisms.sparse.inputs import plain, restricted, square
 from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.subject import Equal, Subject
 from refattn.tiled import tiled_attention
@@ -56,6 +56,7 @@ WINDOW_ATTENTION_VJP = Subject(
     window_attention_vjp,
     lambda draw: with_cotangents(draw, random(draw)),
     "WINDOW-GRADIENT",
+    square("WINDOW-GRADIENT", left=2, right=1),
     equals=Equal("tiled_attention_vjp", dense),
 )
 WINDOW_SIDES = Subject(window_sides, sides, "WINDOW-SIDES")
