@@ -140,7 +140,8 @@ def test_a_flag_that_is_wrong_is_named_though_arrays_are_right():
 def test_without_a_known_cause_it_is_said_what_the_cases_share():
     report = check(aligned_nowhere, only="attention.*causal*")
     assert report.count("broken") > 2
-    (cause,) = report.causes
+    cause, leak = report.causes
+    assert leak.name == "values/multiplied_by_zero"  # it has no mask but weights of 0
     assert cause.name == UNKNOWN
     assert "N != M" in cause.shared
     called = {r.deviation for r in report.results if r.status == "broken" and not r.case.relation}
