@@ -43,6 +43,8 @@ def pytest_configure(config):
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     option = config.option
+    if getattr(option, "numprocesses", None):  # as many threads each as there are cores would only wait for each other
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if option.part:
         try:
             part, of = parts.read(option.part)
