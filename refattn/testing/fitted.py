@@ -96,7 +96,7 @@ def _moved(asked, function, refused, at, options, seed) -> Iterator[Case]:
     for number, (case, clauses, arguments) in enumerate(refused):
         few = {name: x for name, x in arguments.items() if name not in options}
         kept = {n: x for n, x in arguments.items() if n in options and n not in _FOLLOW and is_plain(x) and taken(n, x)}
-        if "mask" in arguments and "mask" not in kept and _holds_poison(few):
+        if "mask" in arguments and "mask" not in kept and holds_poison(few):
             continue  # what nothing sees would be seen, which is another question
         kept |= {name: x for name, x in at.arguments.items() if name in options and name not in kept}  # it needs these
         if any(x.size == 0 for _, x in arrays(arguments)):
@@ -138,7 +138,8 @@ def _with_less(arguments, taken, whole) -> Iterator[dict]:
             yield {**{name: x for name, x in some.items() if name not in whole}, **as_taken}
 
 
-def _holds_poison(arguments) -> bool:
+def holds_poison(arguments) -> bool:
+    """Whether some array of a call holds NaN or infinity."""
     return any(x.dtype.kind == "f" and not np.isfinite(x).all() for _, x in arrays(arguments))
 
 
