@@ -299,6 +299,11 @@ def full(xp, shape, value, like):
     return xp.full(shape, value, dtype=like.dtype, **_beside(xp, like))
 
 
+def stable_argsort(xp, x):
+    """The order of the last axis, of equals the first first: CuPy sorts so always, and knows no word for it."""
+    return xp.argsort(x, axis=-1, **({} if xp.__name__.startswith("cupy") else {"stable": True}))
+
+
 def special(xp, name):
     """A special function that the array API standard lacks, from the library's own collection."""
     return getattr(importlib.import_module(SPECIAL[xp.__name__]), name)

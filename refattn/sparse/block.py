@@ -113,7 +113,7 @@ def _lists(q, k, layout, size) -> Lists:
         )
     backend.broadcast("leading axes", layout=layout.shape[:-2], q=q.shape[:-2])
     first, before = (m - n) // size, (m - n) % size  # the block of the first query, and its place there
-    order = xp.argsort(backend.cast(~layout, xp.int64), axis=-1, stable=True)  # those that are True, in their order
+    order = backend.stable_argsort(xp, backend.cast(~layout, xp.int64))  # those that are True, in their order
     blocks = xp.where(xp.take_along_axis(layout, order, axis=-1), order, -1)
     if first < 0:  # queries before the first place
         none = xp.zeros_like(blocks[..., :1, :]) - 1

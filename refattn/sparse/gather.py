@@ -114,11 +114,11 @@ def _named(q, k, indices, repeats):
         )
     if repeats == "count" or indices.shape[-1] < 2:
         return indices
-    order = xp.argsort(indices, axis=-1, stable=True)
+    order = backend.stable_argsort(xp, indices)
     ascending = xp.take_along_axis(indices, order, axis=-1)
     again = (ascending[..., 1:] == ascending[..., :-1]) & (ascending[..., 1:] >= 0)
     if repeats == "refuse" and bool(xp.any(again)):
         raise ValueError('indices name a key twice for one query; give repeats="once" or repeats="count"')
     first = xp.concat([xp.zeros_like(again[..., :1]), again], axis=-1)
-    again = xp.take_along_axis(first, xp.argsort(order, axis=-1, stable=True), axis=-1)  # back in the order of the list
+    again = xp.take_along_axis(first, backend.stable_argsort(xp, order), axis=-1)  # back in the order of the list
     return xp.where(again, -1, indices)
