@@ -29,6 +29,7 @@ examples:
   refattn tolerance attention --shape q=8x512x64 k=8x512x64 v=8x512x64 --mask causal --precision bfloat16
   refattn show MASK-EMPTY
   refattn show "causal() & window(3, 0)"
+  refattn show "sparse/window(left=3, right=1)"
 """
 
 CHECK_EPILOG = """\
@@ -277,8 +278,13 @@ def parser() -> argparse.ArgumentParser:
     )
 
     show = commands.add_parser("show", help="show a mechanism, function, clause, variant, golden case or mask")
-    show.add_argument("name", help="for example attention, MASK-EMPTY, causal/top_left, 'causal() & window(3, 0)'")
-    show.add_argument("--size", type=_natural, nargs=2, metavar=("N", "M"), default=(16, 16), help="of a drawn mask")
+    show.add_argument(
+        "name",
+        help="for example attention, MASK-EMPTY, causal/top_left, 'causal() & window(3, 0)', sparse/window, 'sparse/window(left=2, right=0)'",
+    )
+    show.add_argument(
+        "--size", type=_natural, nargs=2, metavar=("N", "M"), default=(16, 16), help="of a drawn mask or pattern"
+    )
     return top
 
 

@@ -99,6 +99,8 @@ def test_list(what, capsys):
         ("attention.causal.0003", "catches causal/top_left"),
         ("causal() & window(2, 0)", "■ ■ ■ ·"),
         ("causal", "■"),
+        ("sparse/window", "■ ■ · ·"),
+        ("sparse/window(left=1, right=0)", "  · ■ ■ · "),
     ],
 )
 def test_show(name, part, capsys):

@@ -246,6 +246,8 @@ def page_of(m, book):
             "A row is a query, a column a key. A filled cell is a pair that the mask admits. Key position 0 is at the left.",
             pictures.gallery(page),
         ]
+    elif figure := pictures.pattern(m.name):
+        out += ["## Picture", figure]
     out += _definition_and_code(m, page)
     out += ["## Reference", *(_entry(m, name, thing, page) for name, thing in m.api)]
     out += ["## Golden cases", _about_cases(m, page), _cases(m, page)]

@@ -1,10 +1,11 @@
-"""Mask rules drawn as SVG that takes its colours from the page."""
+"""Mask rules, and the patterns of mechanisms, drawn as SVG that takes its colours from the page."""
 
 import inspect
 import re
 from html import escape
 
 from refattn import masks
+from refattn.testing import patterns
 
 # Rule -> an example worth seeing and its numbers of queries and keys. A rule that is not listed is drawn with the
 # example of its docstring.
@@ -50,9 +51,15 @@ def draw(expression, n, m):
     dense = mask.dense(n, m)
     while dense.ndim > 2:
         dense = dense[0]
+    label = f"{expression}: {n} queries as rows, {m} keys as columns; {int(dense.sum())} of {n * m} pairs are admitted"
+    return grid(dense, label)
+
+
+def grid(dense, label):
+    """Pairs as SVG: queries are rows, keys are columns, a cell is filled where a pair counts, with how often where that is more than once."""
+    n, m = dense.shape
     cell, left, top = 10, 14, 14
     width, height = left + m * cell + 2, top + n * cell + 2
-    label = f"{expression}: {n} queries as rows, {m} keys as columns; {int(dense.sum())} of {n * m} pairs are admitted"
     out = [
         f'<svg class="mask" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}">',
         f'<text x="{left}" y="9">keys</text>',
@@ -70,9 +77,28 @@ def draw(expression, n, m):
                 out.append(f'<rect class="on" x="{x}" y="{y}" width="{w}" height="{cell}"/>')
                 j = run
             j += 1
+        for j in range(m):
+            if row[j] > 1:
+                x, y = left + j * cell + cell // 2, top + i * cell + cell - 2
+                out.append(f'<text class="often" x="{x}" y="{y}" text-anchor="middle">{row[j]}</text>')
     lines = "".join(f"M{left} {top + i * cell}h{m * cell}" for i in range(n + 1))
     lines += "".join(f"M{left + j * cell} {top}v{n * cell}" for j in range(m + 1))
     return "".join([*out, f'<path class="grid" d="{lines}"/></svg>'])
+
+
+def pattern(mechanism):
+    """The figure of a mechanism that has a pattern: which keys the queries of a call attend to; None of another."""
+    subject = patterns.pictured(mechanism)
+    if subject is None:
+        return None
+    n = m = 16
+    given = subject.pictured(n, m)
+    found = patterns.counts(subject, given, n, m)
+    call = f"{subject.name}(q, k, v, {patterns.written(given)})"
+    often = " A number says how often a key counts." if found.max() > 1 else ""
+    caption = f"<code>{escape(call)}</code> for {n} queries (rows) and {m} keys (columns).{often}"
+    label = f"{call}: {n} queries as rows, {m} keys as columns; {int((found > 0).sum())} of {n * m} pairs count"
+    return f'<div class="gallery"><figure>{grid(found, label)}<figcaption>{caption}</figcaption></figure></div>'
 
 
 def gallery(page):

@@ -8,7 +8,7 @@ import re
 import textwrap
 
 import refattn
-from refattn.testing import adapters, expressions, presets, vectors
+from refattn.testing import adapters, expressions, patterns, presets, vectors
 from refattn.testing.conventions import NOT_ASKED, REFUSES, UNKNOWN, points
 from refattn.testing.formulas import in_text
 from refattn.testing.names import RULES, function_named, rule_named
@@ -101,8 +101,11 @@ def shown(name: str, n: int = 16, m: int = 16) -> str:
         return "\n\n".join(map(_variant, named))
     if name in presets.names():
         return _preset(presets.get(name))
+    mechanism, bracket, own = name.removesuffix(")").partition("(")
     if name in mechanisms():
-        return _mechanism(name, known_functions.get(name))
+        return _mechanism(name, known_functions.get(name), n, m)
+    if mechanism in mechanisms() and bracket and name.endswith(")"):
+        return _pattern(mechanism, own, n, m)
     if name in known_functions:
         return _function(name, known_functions[name])
     for mechanism in vectors.mechanisms():
@@ -138,9 +141,29 @@ def picture(mask, n: int, m: int) -> str:
     return "\n".join("  " + " ".join("■" if cell else "·" for cell in row) for row in dense)
 
 
-def _drawn(mask, n, m):
+def _drawable(n, m):
     if n > LARGEST_PICTURE or m > LARGEST_PICTURE:
         raise ValueError(f"a picture of {n} x {m} is too large: {LARGEST_PICTURE} x {LARGEST_PICTURE} is the most")
+
+
+def _pattern(mechanism, own, n, m):
+    """Which keys the queries of a mechanism attend to, in the call of its example or with other arguments."""
+    subject = patterns.pictured(mechanism)
+    if subject is None:
+        raise LookupError(f"{mechanism} has no pattern to draw")
+    _drawable(n, m)
+    given = patterns.call_of(subject, own, n, m)
+    try:
+        found = patterns.counts(subject, given, n, m)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{mechanism} for {n} queries and {m} keys (--size): {error}") from None
+    numbers = "; a number says how often a key counts" if found.max(initial=0) > 1 else ""
+    call = f"{subject.name}(q, k, v, {patterns.written(given)})"
+    return f"{call}\n{n} queries (rows) over {m} keys (columns){numbers}\n\n{patterns.drawn(found)}"
+
+
+def _drawn(mask, n, m):
+    _drawable(n, m)
     try:
         drawn = picture(mask, n, m)
     except ValueError as error:  # its data do not go with these sizes
@@ -192,12 +215,14 @@ def _function(name, function):
     return f"{name}{inspect.signature(function)}\n\n{inspect.getdoc(function) or '(python -OO has dropped its text)'}"
 
 
-def _mechanism(name, function):
+def _mechanism(name, function, n, m):
     parts = [
         text_of(name).strip(),
         f"--- definition (spec/{name}/definition.py) ---",
         text_of(name, "definition.py").strip(),
     ]
+    if patterns.pictured(name):
+        parts.insert(0, _pattern(name, "", n, m))
     if function is not None:
         parts.insert(0, f"{name}{inspect.signature(function)}")
     return "\n\n".join(parts)

@@ -88,6 +88,9 @@ class Subject:
     follow : callable, optional
         Arguments that follow from sizes and are no arrays: takes the arguments of a call with other sizes, the sizes before
         and those now, by letter, and gives what else changes.
+    pictured : callable, optional
+        A call worth drawing (`refattn.testing.patterns`): takes N and M, gives the arguments without v, and without q and k
+        where they do not matter.
     name : str
         'attention', 'latent.latents_of'; that of the function, where it is not given.
     mechanism : str
@@ -106,6 +109,7 @@ class Subject:
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     whole: tuple[str, ...] = ()
     follow: Callable[[dict, Mapping[str, int], Mapping[str, int]], dict] | None = None
+    pictured: Callable[[int, int], dict] | None = None
     name: str = ""
     mechanism: str = ""
 

@@ -29,6 +29,12 @@ def related(draw: Draw) -> dict:
     return plain(draw) | {"layout": layout, "size": 2}
 
 
+def pictured(n: int, m: int) -> dict:
+    """The block of each row, the one before it, and the first."""
+    rows = np.arange(-(-m // 3))
+    return {"layout": (rows[:, None] - rows <= 1) & (rows[:, None] >= rows) | (rows == 0), "size": 3}
+
+
 def joined(layout, size, places, m):
     """Which queries at some places, and which of m keys, have blocks that the layout joins."""
     found = layout[..., np.maximum(places, 0) // size, :][..., np.arange(m) // size]
@@ -47,7 +53,7 @@ def dense_vjp(d_out, **given):
 
 
 BLOCK_ATTENTION = Subject(
-    block_attention, random, "BLOCK-KEYS", equals=Equal("tiled_attention", dense), related=related
+    block_attention, random, "BLOCK-KEYS", equals=Equal("tiled_attention", dense), related=related, pictured=pictured
 )
 BLOCK_ATTENTION_VJP = Subject(
     block_attention_vjp,

@@ -29,6 +29,7 @@ CHUNKED_ATTENTION = Subject(
     "CHUNK-KEYS",
     equals=Equal("tiled_attention", dense),
     related=lambda draw: plain(draw) | {"size": 3},
+    pictured=lambda n, m: {"size": 5},
 )
 CHUNKED_ATTENTION_VJP = Subject(
     chunked_attention_vjp,

@@ -41,6 +41,7 @@ DILATED_ATTENTION = Subject(
     "DILATED-KEYS",
     equals=Equal("tiled_attention", dense),
     related=lambda draw: plain(draw) | {"left": 1, "right": 1, "dilation": 2},
+    pictured=lambda n, m: {"left": 3, "right": 1, "dilation": 3},
 )
 DILATED_ATTENTION_VJP = Subject(
     dilated_attention_vjp,

@@ -41,6 +41,12 @@ def related(draw: Draw) -> dict:
     return plain(draw) | {"indices": np.array([[0, 3, 5], [6, 2, -1], [1, 0, 4], [2, 3, 4], [5, 6, 0]])}
 
 
+def pictured(n: int, m: int) -> dict:
+    """The key of each query, and two at distances that grow; near the ends some are the same."""
+    own = np.arange(n)[:, None]
+    return {"indices": np.maximum(m - n + own - np.array([0, 2, 5]), 0) % max(m, 1), "repeats": "count"}
+
+
 def times(indices, m):
     """How often each list names each key, (..., N, M)."""
     found = np.zeros((*indices.shape[:-1], m + 1))
@@ -68,7 +74,13 @@ def vjp_bound(profile, d_out, q, k, v, indices, mask=None, **options):
 
 
 GATHER_ATTENTION = Subject(
-    gather_attention, random, "GATHER-KEYS", directed, equals=Equal("tiled_attention", dense), related=related
+    gather_attention,
+    random,
+    "GATHER-KEYS",
+    directed,
+    equals=Equal("tiled_attention", dense),
+    related=related,
+    pictured=pictured,
 )
 GATHER_ATTENTION_VJP = Subject(
     gather_attention_vjp,

@@ -50,7 +50,13 @@ def dense(left, right, mask=None, **given):
 
 
 WINDOW_ATTENTION = Subject(
-    window_attention, random, "WINDOW-KEYS", ends, equals=Equal("tiled_attention", dense), related=related
+    window_attention,
+    random,
+    "WINDOW-KEYS",
+    ends,
+    equals=Equal("tiled_attention", dense),
+    related=related,
+    pictured=lambda n, m: {"left": 3, "right": 1},
 )
 WINDOW_ATTENTION_VJP = Subject(
     window_attention_vjp,
