@@ -776,3 +776,24 @@ def test_nothing_keeps_the_arguments_after_a_call(options):
         assert left() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("steps", [(1, 1), (2, 2), (1, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        *[rule for rule in RULES if rule.name not in ("documents", "tree")],
+        ~masks.window(3, 3),
+        masks.window(4, 0) | masks.causal(),
+        masks.chunked(5) & masks.window(6, 0),
+    ],
+    ids=repr,
+)
+def test_a_tile_that_stands_for_others_is_theirs(mask, steps):
+    """Many small tiles at one distance: one of them is evaluated, where a rule decides by distance and steps are equal."""
+    draw = np.random.default_rng(0)
+    n, m = 37, 70
+    q, k, v = (draw.normal(size=(size, 4)) for size in (n, m, m))
+    at = {"q_positions": 20 + steps[0] * np.arange(n), "k_positions": steps[1] * np.arange(m)}
+    found = tiled_attention(q, k, v, mask, q_tile=4, k_tile=16, **at)
+    np.testing.assert_allclose(found, attention(q, k, v, mask, **at), atol=1e-13)

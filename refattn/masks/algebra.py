@@ -253,6 +253,13 @@ class Mask:
         known = RULES[self.name].reach if self.name in RULES else anywhere
         return known(first, last, **self.arguments)
 
+    @property
+    def relative(self) -> bool:
+        """Whether a pair is decided by the difference of its positions alone, as in a window: False where that is not known."""
+        if self.parts:
+            return all(part.relative for part in self.parts)
+        return self.name in RULES and RULES[self.name].relative
+
     def _like(self, **candidates):
         """The first array among the candidates and the rule's data, whose library and device decide."""
         like = candidates["like"]

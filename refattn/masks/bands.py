@@ -15,7 +15,7 @@ _FARTHEST = 2**63 - 1  # no two int64 positions that a rule can subtract are far
 _BEYOND = 2**100  # a reach may be longer than any distance, but not any integer
 
 
-@rule(reach=lambda first, last: Reach(EVERYWHERE, EVERYWHERE))
+@rule(reach=lambda first, last: Reach(EVERYWHERE, EVERYWHERE), relative=True)
 def everything():
     """Every query may attend to every key: what a restriction starts from.
 
@@ -32,7 +32,7 @@ def everything():
     return Mask(lambda i, j: (i == i) & (j == j), "everything")
 
 
-@rule(reach=so_far)
+@rule(reach=so_far, relative=True)
 def causal():
     """A query may attend to its own position and earlier ones.
 
@@ -54,7 +54,7 @@ def _of_window(first, last, left, right):
     return Reach(may=Interval(first - before, last + after), must=Interval(last - before, first + after))
 
 
-@rule(reach=_of_window)
+@rule(reach=_of_window, relative=True)
 def window(left, right):
     """A query at position i may attend to positions i - left to i + right, both included.
 
@@ -84,7 +84,7 @@ def _of_dilated(first, last, left, right, dilation):
     return found if dilation == 1 else found._replace(must=NOWHERE)
 
 
-@rule(reach=_of_dilated)
+@rule(reach=_of_dilated, relative=True)
 def dilated(left, right, dilation):
     """A query at position i may attend to i + dilation·t for t from -left to right: a window with gaps.
 

@@ -17,17 +17,20 @@ Build = TypeVar("Build", bound=Callable)
 
 
 class Rule(NamedTuple):
-    """The function that builds a rule, the axes of its data beside leading ones, and how far it reaches."""
+    """The function that builds a rule, the axes of its data, how far it reaches, whether it decides by differences of positions."""
 
     build: Callable
     data: Mapping[str, int]
     reach: Callable[..., Reach]
+    relative: bool
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(*, data: Mapping[str, int] | None = None, reach: Callable[..., Reach] = anywhere) -> Callable[[Build], Build]:
+def rule(
+    *, data: Mapping[str, int] | None = None, reach: Callable[..., Reach] = anywhere, relative: bool = False
+) -> Callable[[Build], Build]:
     """Register a function that builds a rule, under its own name.
 
     Parameters
@@ -36,10 +39,12 @@ def rule(*, data: Mapping[str, int] | None = None, reach: Callable[..., Reach] =
         The arguments that are data of a sequence, and the axes that each has beside leading ones.
     reach : callable, optional
         Takes the first and the last position of some queries and the arguments of the rule; see `Mask.reach`.
+    relative : bool
+        Whether it decides by the difference of two positions alone: then all tiles at one distance are one.
     """
 
     def register(build: Build) -> Build:
-        RULES[build.__name__] = Rule(build, data or {}, reach)
+        RULES[build.__name__] = Rule(build, data or {}, reach, relative)
         return build
 
     return register

@@ -21,6 +21,7 @@ from refattn.masks.reach import Interval, Reach
 # of decoding) take as many more keys.
 Q_TILE, K_TILE = 512, 1024
 ROOM = Q_TILE * K_TILE  # for the tiles of all heads that are stacked
+MOST_SEEN = 8  # tiles of a mask that are kept: a window has one, but for those at its ends
 
 
 _CORES = {"q": 2, "k": 2, "v": 2, "mask": 2, "bias": 2, "keep": 2, "sinks": 0, "q_positions": 1, "k_positions": 1}
@@ -39,8 +40,8 @@ class Problem:
     rate, scale, softcap : float
         A softcap of 0 is none.
     q_positions, k_positions : int array (..., N), (..., M)
-    spaced : (int, int) or None
-        The position of key 0 and the step from one key to the next, if that is the same everywhere.
+    spaced, q_spaced : (int, int) or None
+        The position of key 0 and the step from one key to the next, if that is the same everywhere; and of queries.
     lead : tuple
         The leading axes of the output and of lse.
     finite : bool
@@ -50,6 +51,9 @@ class Problem:
     scale_first : bool
         Whether the queries may be scaled before they meet the keys; else their products are, where that loses less.
     q_tile, k_tile : int
+    seen : dict or None
+        Tiles of a rule that decides by differences of positions, by their sizes and distance: one stands for all that
+        lie so. None of another rule, and where positions are not spaced evenly.
     index : tuple
         Where the arrays have been taken from: one index of the first leading axes, or of all but the heads and a slice of
         the heads, which stay an axis.
@@ -69,12 +73,14 @@ class Problem:
     q_positions: Any
     k_positions: Any
     spaced: tuple[int, int] | None
+    q_spaced: tuple[int, int] | None
     lead: tuple
     finite: bool
     large: bool
     scale_first: bool
     q_tile: int
     k_tile: int
+    seen: dict | None
     index: tuple = ()
 
     n = property(lambda self: self.q.shape[-2])
@@ -126,6 +132,8 @@ class Problem:
 
     def at(self, index: tuple) -> Problem:
         """The problem of one index of the first leading axes."""
+        if not index:
+            return self
 
         def pick(x, core):
             return x if x is None or callable(x) else x[self.entry(x, core, index)]
@@ -134,7 +142,7 @@ class Problem:
         picked = {
             name: with_data(x, pick) if isinstance(x, Mask) else pick(x, core) for name, (x, core) in arrays.items()
         }
-        return replace(self, **picked, index=index) if index else self
+        return replace(self, **picked, index=index)
 
     # --- tiles ---
 
@@ -158,9 +166,17 @@ class Problem:
             if whole:
                 yield keys, None
                 continue
-            allowed = self._allowed(rows, keys)
-            if bool(self.xp.any(allowed)):
-                yield keys, None if bool(self.xp.all(allowed)) else allowed
+            place = rows.stop - rows.start, keys.start - rows.start, keys.stop - rows.start
+            if self.seen is not None and place in self.seen:
+                some, allowed = self.seen[place]
+            else:
+                allowed = self._allowed(rows, keys)
+                some = bool(self.xp.any(allowed))
+                allowed = None if some and bool(self.xp.all(allowed)) else allowed
+                if self.seen is not None and keys.start and keys.stop < self.m and len(self.seen) < MOST_SEEN:
+                    self.seen[place] = some, allowed
+            if some:
+                yield keys, allowed
 
     def all_key_tiles(self) -> list[slice]:
         """All keys, cut into tiles."""
@@ -174,6 +190,8 @@ class Problem:
             found = self._reach(rows)
             start, stop = _clipped(found.may, self.spaced, 0, self.m)
             first, last = _rounded(_clipped(found.must, self.spaced, start, stop), start, stop)
+            if self.seen is not None and found.may.low > -math.inf and last - first < stop - start <= self.k_tile:
+                first = last = start  # its mask has been seen, so that one tile costs less than its three parts
             yield from self._cut(start, first, False)
             yield from self._cut(first, last, True)
             yield from self._cut(last, stop, False)
@@ -189,7 +207,10 @@ class Problem:
             yield slice(place, min(place + self.k_tile, stop)), whole
 
     def _reach(self, rows) -> Reach:
-        return self.mask.reach(*_extent(self.xp, self.q_positions[..., rows]))
+        if self.q_spaced is None:
+            return self.mask.reach(*_extent(self.xp, self.q_positions[..., rows]))
+        first, step = self.q_spaced
+        return self.mask.reach(first + step * rows.start, first + step * (rows.stop - 1))
 
     def _allowed(self, rows, keys):
         if isinstance(self.mask, Mask):
@@ -243,16 +264,20 @@ def problem_of(
         backend.fits_scores("dropout keep", keep, n, m)
         backend.broadcast("leading axes", weights=of_scores, keep=keep.shape[:-2])
     of_sinks = () if sinks is None else sinks.shape
+    spaced = (0, 1) if k_positions is None else _spaced(xp, j)
+    q_spaced = (m - n, 1) if q_positions is None else _spaced(xp, i)
+    even = None not in (spaced, q_spaced) and spaced[1] == q_spaced[1]
     scale, (finite, large) = checked_scale(scale, q.shape[-1]), _sizes_of_values(xp, v)
     lead = backend.broadcast("leading axes", scores=of_scores, q_k_v=qkv_lead, dropout=of_keep, sinks=of_sinks)
     return Problem(
         xp, q, k, v,
         mask=_matrix(xp, mask), bias=rule or _matrix(xp, table), sinks=sinks, keep=_matrix(xp, keep), rate=rate,
         scale=scale, softcap=checked_softcap(softcap),
-        q_positions=i, k_positions=j, spaced=(0, 1) if k_positions is None else _spaced(xp, j), lead=lead,
+        q_positions=i, k_positions=j, spaced=spaced, q_spaced=q_spaced, lead=lead,
         finite=finite, large=large, scale_first=_may_scale_first(xp, q, scale),
         q_tile=Q_TILE if q_tile is None else backend.integer("q_tile", q_tile, least=1),
         k_tile=_keys_at_once(xp, q) if k_tile is None else backend.integer("k_tile", k_tile, least=1),
+        seen={} if even and isinstance(mask, Mask) and mask.relative else None,
     )  # fmt: skip
 
 
