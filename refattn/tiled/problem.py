@@ -190,7 +190,8 @@ class Problem:
             found = self._reach(rows)
             start, stop = _clipped(found.may, self.spaced, 0, self.m)
             first, last = _rounded(_clipped(found.must, self.spaced, start, stop), start, stop)
-            if self.seen is not None and found.may.low > -math.inf and last - first < stop - start <= self.k_tile:
+            bounded = not math.isinf(found.may.high - found.may.low)
+            if self.seen is not None and bounded and stop - start <= self.k_tile and last - first < stop - start:
                 first = last = start  # its mask has been seen, so that one tile costs less than its three parts
             yield from self._cut(start, first, False)
             yield from self._cut(first, last, True)
