@@ -1,14 +1,16 @@
 """Sparse attention at its real cost: every query attends to some keys, and only those are touched.
 
 A mechanism says which keys as data: a rule of `refattn.masks`, which `rules` hands to the tiles of `refattn.tiled`; slices with
-a rule between each, which `parts` attends to one after the other; or a list of keys for each query or group of queries, over
+a rule between each, which `parts` attends to one after the other and merges; or a list of keys for each query or group of queries, over
 which `lists` attends. Each way forward and backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
 """
 
 from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
+from refattn.sparse.fixed import fixed_attention, fixed_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
+from refattn.sparse.strided import strided_attention, strided_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
@@ -18,8 +20,12 @@ __all__ = [
     "chunked_attention_vjp",
     "dilated_attention",
     "dilated_attention_vjp",
+    "fixed_attention",
+    "fixed_attention_vjp",
     "gather_attention",
     "gather_attention_vjp",
+    "strided_attention",
+    "strided_attention_vjp",
     "window_attention",
     "window_attention_vjp",
     "window_sides",

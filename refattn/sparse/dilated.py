@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from refattn import backend, masks
-from refattn.sparse.parts import Part, attend, attend_vjp
+from refattn import masks
+from refattn.sparse.parts import EVERY, Part, at_remainder, attend, attend_vjp, first_of_consecutive, of_heads
 from refattn.sparse.rules import checked_rule, keys_of
 
 
@@ -104,31 +104,20 @@ def _windows(left, right, dilation):
     """What makes parts of a problem: for each head and remainder a window over the positions with that remainder."""
 
     def windows(of):
-        steps = backend.integers(of.xp, of.q, dilation=dilation)
-        if steps.ndim > 1 or (steps.ndim == 1 and steps.shape != of.lead[-1:]):
-            heads = f"a number for each of {of.lead[-1]} heads" if of.lead else "one number, as there are no heads"
-            raise ValueError(f"dilation has shape {tuple(steps.shape)}; it must be {heads}")
-        if steps.ndim == 0:
-            return [*_of_heads(of, None, int(steps))]
-        return [part for head in range(steps.shape[0]) for part in _of_heads(of, head, int(steps[head]))]
+        return [part for head, step in of_heads(of, dilation=dilation) for part in _of_heads(of, head, step)]
 
     def _of_heads(of, head, step):
         rule = masks.dilated(left, right, step)
         width = keys_of(rule)
-        first = _first_of_consecutive(of.xp, of.q_positions)
-        if step == 1 or first is None or of.spaced is None or of.spaced[1] != 1:
+        first = first_of_consecutive(of)
+        if step == 1 or first is None:
             every = None if width is None else (width - 1) * step + 1
-            yield Part(head, slice(None), slice(None), rule, every)
+            yield Part(head, EVERY, EVERY, rule, every)
             return
         sides = (rule.arguments[side] for side in ("left", "right"))
         steps = [None if side is None else side * step for side in sides]
         for row in range(min(step, of.n)):
-            keys = slice(min((first + row - of.spaced[0]) % step, of.m), None, step)
+            keys = at_remainder(of, first + row, step)
             yield Part(head, slice(row, None, step), keys, masks.window(*steps), width)
 
     return windows
-
-
-def _first_of_consecutive(xp, positions):
-    even = positions.ndim == 1 and positions.shape[0] and bool(xp.all(positions[1:] - positions[:-1] == 1))
-    return int(positions[0]) if even else None

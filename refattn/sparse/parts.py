@@ -1,22 +1,26 @@
-"""Attention in parts: some queries of some heads attend to some of their keys by a rule, and no query is in two parts.
+"""Attention in parts: some queries of some heads attend to some of their keys by a rule, and parts are merged.
 
 Where which keys a query sees is regular but not near, as every third of them, parts are slices with steps, in which it is
-near: nothing is gathered, and each part is `tiled_attention` on views.
+near: nothing is gathered, and each part is tiled attention on views. A query may be in several parts: their states are
+merged by their log-sum-exp, so that a key which two of them hold counts twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from refattn import backend
 from refattn.gradients import AttentionGradients
-from refattn.gradients.sums import checked_cotangent
+from refattn.gradients.sums import checked_cotangent, summed_to
 from refattn.masks import Mask
 from refattn.masks.data import with_data
+from refattn.softmax import State, level, merged_states, share_of, sink_shares
 from refattn.sparse.rules import by_rule
-from refattn.tiled import tiled_attention, tiled_attention_vjp
+from refattn.tiled.backward import Cotangents, gradients
+from refattn.tiled.forward import states, undefined_rows
 from refattn.tiled.problem import Problem, problem_of
 
 EVERY = slice(None)
@@ -62,12 +66,9 @@ def attend(q, k, v, parts: Callable[[Problem], Iterable[Part]], mask=None, *, re
     """Attention in the parts that a function makes of the arguments; queries in none have output 0 and lse -infinity."""
     return_lse = backend.flag("return_lse", return_lse)
     of = problem_of(q, k, v, mask, **options)
-    out = backend.full(of.xp, (*of.lead, of.n, of.v.shape[-1]), 0.0, of.q)
-    lse = backend.full(of.xp, (*of.lead, of.n), -math.inf, of.q)
-    for part in parts(of):
-        found = tiled_attention(**_arguments(of, part), return_lse=True)
-        out[part.of(out, of.lead, part.rows, EVERY)], lse[part.of(lse, of.lead, part.rows)] = found
-    return (out, lse) if return_lse else out
+    found = _states(of, parts(of))
+    out = _output(of, found)
+    return (out, level(of.xp, found.total, found.peak)[..., 0]) if return_lse else out
 
 
 @backend.ieee
@@ -82,18 +83,56 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
     more = {"d_out": d_out, "out": out, "d_lse": d_lse, "lse": lse}
     for name, x in more.items():
         checked_cotangent(name, x, "its result", (*of.lead, of.n, of.v.shape[-1])[: len(of.lead) + len(_AXES[name])])
+    if (out is None) != (lse is None):
+        raise ValueError("out and lse are the results of attention with these arguments: give both, or neither")
+
+    parts = list(parts(of))
+    known = Cotangents(d_out, d_lse, out, lse).state(of, EVERY)
+    if known is None:
+        after = _states(of, parts)
+        known = State(_output(of, after), xp.where(after.total == 0, 0.0, after.peak), after.total)
     differentiated = {"q": of.q, "k": of.k, "v": of.v, "bias": None if table is None else of.bias, "sinks": sinks}
     sums = {name: xp.zeros_like(x) for name, x in differentiated.items() if x is not None}
+    if sinks is not None:
+        left, taken = sink_shares(xp, known.peak, known.total, sinks[..., None, None])
+        lost = xp.where(known.total == 0, 0.0, -taken * xp.sum(d_out * known.out, axis=-1, keepdims=True))
+        sums["sinks"] = summed_to(xp, xp.sum(lost, axis=(-2, -1)), sinks.shape)
+        d_out = left * d_out
     scale = backend.full(xp, (), 0.0, q)
-    for part in parts(of):
-        found = tiled_attention_vjp(**_arguments(of, part, **more))
-        for name, x in sums.items():
-            place = part.of(x, of.lead, *_slices(part, name, x))
-            x[place] = x[place] + getattr(found, name)
+    for part in parts:
+        rows = part.of(d_out, of.lead, part.rows, EVERY)
+        own_d_lse = None if d_lse is None else d_lse[part.of(d_lse, of.lead, part.rows)]
+        own = Cotangents(d_out[rows], own_d_lse, None, None, known=State(*(x[rows] for x in known)))
+        found = gradients(_problem(of, part), own)
+        for name in sums.keys() - {"sinks"}:
+            place = part.of(sums[name], of.lead, *_slices(part, name, sums[name]))
+            sums[name][place] = sums[name][place] + getattr(found, name)
         scale = scale + found.scale
     if table is not None:
         sums["bias"] = xp.reshape(sums["bias"], table.shape)
     return AttentionGradients(**dict.fromkeys(AttentionGradients._fields) | sums | {"scale": scale})
+
+
+def _states(of: Problem, parts) -> State:
+    """What is known of each query after all parts."""
+    xp, rows = of.xp, (*of.lead, of.n)
+    found = State(
+        *(backend.full(xp, (*rows, w), x, of.q) for w, x in ((of.v.shape[-1], 0.0), (1, -math.inf), (1, 0.0)))
+    )
+    for part in parts:
+        place = part.of(found.out, of.lead, part.rows, EVERY)
+        merged = merged_states(xp, State(*(x[place] for x in found)), states(_problem(of, part)))
+        for all_rows, own in zip(found, merged, strict=True):
+            all_rows[place] = own
+    return found
+
+
+def _output(of: Problem, found: State):
+    """The output of each query; a sink enters once, after all parts."""
+    out = found.out
+    if of.sinks is not None:
+        out = share_of(of.xp, sink_shares(of.xp, found.peak, found.total, of.sinks[..., None, None])[0], out)
+    return undefined_rows(of, EVERY, out, found.total)
 
 
 def _slices(part, name, x):
@@ -103,8 +142,8 @@ def _slices(part, name, x):
     return [EVERY if each else part for each, part in zip(one, own, strict=True)]
 
 
-def _arguments(of: Problem, part: Part, **more) -> dict:
-    """Those of tiled attention for a part; `more` are cotangents and results."""
+def _problem(of: Problem, part: Part) -> Problem:
+    """That of a part, which knows nothing of sinks."""
 
     def cut(x, *core):
         return x[part.of(x, of.lead, *core)]
@@ -112,7 +151,7 @@ def _arguments(of: Problem, part: Part, **more) -> dict:
     def own(function):
         return lambda i, j: cut(function(i, j), EVERY, EVERY)
 
-    given: dict[str, Any] = {name: getattr(of, name) for name in _AXES if hasattr(of, name)} | more
+    given: dict[str, Any] = {name: getattr(of, name) for name in _AXES if hasattr(of, name)}
     for name, x in given.items():
         if x is not None:
             given[name] = own(x) if callable(x) else cut(x, *_slices(part, name, x))
@@ -120,4 +159,51 @@ def _arguments(of: Problem, part: Part, **more) -> dict:
     if further is not None and part.head is not None:
         further = with_data(further, lambda x, axes: cut(x, *[EVERY] * axes))
     given["dropout"] = None if keep is None else (keep, of.rate)
-    return by_rule(part.rule, further, part.width, given) | {"scale": of.scale, "softcap": of.softcap}
+    given = by_rule(part.rule, further, part.width, given) | {"scale": of.scale, "softcap": of.softcap}
+    return replace(problem_of(**given), sinks=None)
+
+
+def of_heads(of: Problem, **given) -> list[tuple[int | None, Any]]:
+    """(head, integer) for each head, of one integer for each; (None, integer), which is all heads, of one for all."""
+    [(name, x)] = given.items()
+    x = backend.integers(of.xp, of.q, **given)
+    if x.ndim > 1 or (x.ndim == 1 and x.shape != of.lead[-1:]):
+        heads = f"a number for each of {of.lead[-1]} heads" if of.lead else "one number, as there are no heads"
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be {heads}")
+    return [(None, int(x))] if x.ndim == 0 else [(head, int(x[head])) for head in range(x.shape[0])]
+
+
+def keys_are_consecutive(of: Problem) -> bool:
+    """Whether each key stands one position after the one before."""
+    return of.spaced is not None and of.spaced[1] == 1
+
+
+def at_remainder(of: Problem, remainder, step) -> slice:
+    """The keys whose positions leave a remainder modulo a step; keys must be consecutive."""
+    first = 0 if of.spaced is None else of.spaced[0]
+    return slice(min((remainder - first) % step, of.m), None, step)
+
+
+def first_of_consecutive(of: Problem) -> int | None:
+    """The position of the first query, where queries stand at consecutive positions and keys do; else None."""
+    i = of.q_positions
+    even = keys_are_consecutive(of) and i.ndim == 1 and of.n and bool(of.xp.all(i[1:] - i[:-1] == 1))
+    return int(i[0]) if even else None
+
+
+def named_for_heads(of: Problem, part, names) -> list[tuple[int | None, str]]:
+    """(head, name) for each head, of a list of names; (None, name), which is all heads, of one name."""
+    if isinstance(part, str):
+        return [(None, backend.choice("part", part, names))]
+    heads = of.lead[-1] if of.lead else None
+    if not isinstance(part, list | tuple) or len(part) != heads:
+        wanted = "one name" if heads is None else f"a name, or a list of {heads}, one for each head"
+        raise ValueError(f"part is {backend.shown(part)}; it must be {wanted}: {', '.join(names)}")
+    return [(head, backend.choice("part", name, names)) for head, name in enumerate(part)]
+
+
+def by_head(*choices) -> Iterator[tuple]:
+    """(head, one of each) of what stands for all heads, or for each."""
+    heads = max(map(len, choices))
+    for row in zip(*(x if len(x) == heads else x * heads for x in choices), strict=False):
+        yield next((head for head, _ in row if head is not None), None), *(x for _, x in row)

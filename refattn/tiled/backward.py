@@ -10,7 +10,7 @@ from refattn.attention import scaled_product
 from refattn.gradients.activations import tanh_slope
 from refattn.gradients.attention import AttentionGradients
 from refattn.gradients.sums import checked_cotangent, product_of_present, summed_to
-from refattn.softmax import divisor, sink_shares, state_of
+from refattn.softmax import State, divisor, sink_shares, state_of
 from refattn.tiled.forward import masked, query_tile, raw_scores
 from refattn.tiled.problem import Problem, problem_of
 from refattn.tiled.workspace import run, ticker
@@ -85,11 +85,21 @@ def tiled_attention_vjp(
     if (out is None) != (lse is None):
         raise ValueError("out and lse are the results of tiled_attention with these arguments: give both, or neither")
 
-    cotangents = Cotangents(d_out, d_lse, out, lse, _calm(problem, d_out, d_lse))
+    found = gradients(problem, Cotangents(d_out, d_lse, out, lse), progress)
+    return found if table is None else found._replace(bias=xp.reshape(found.bias, table.shape))
+
+
+RANGES = 4  # of queries that are worked on side by side, each with its own sums, where there are fewer heads
+
+
+def gradients(problem: Problem, cotangents: Cotangents, progress=None) -> AttentionGradients:
+    """The gradients of a problem whose arguments are checked."""
+    xp = problem.xp
+    cotangents = cotangents._replace(calm=_calm(problem, cotangents.d_out, cotangents.d_lse))
     sums, tiles = Sums(problem), problem.query_tiles()
     done = ticker(progress, len(tiles) * len(list(problem.indices())))
     apart = sums.apart()
-    ranges = _ranges(tiles, 1 if table is not None or len(apart) >= RANGES else RANGES)
+    ranges = _ranges(tiles, 1 if "bias" in sums.arrays or len(apart) >= RANGES else RANGES)
     own = [sums, *(Sums(problem) for _ in ranges[1:])]
 
     def work(task, workspace):
@@ -102,17 +112,8 @@ def tiled_attention_vjp(
 
     run(xp, [(indices, number) for number in range(len(ranges)) for indices in apart], work)
     found = {name: sum((other.arrays[name] for other in own[1:]), x) for name, x in sums.arrays.items()}
-    return AttentionGradients(
-        q=found["q"],
-        k=found["k"],
-        v=found["v"],
-        bias=None if table is None else xp.reshape(found["bias"], table.shape),
-        sinks=found.get("sinks"),
-        scale=xp.sum(found["scale"]),
-    )
-
-
-RANGES = 4  # of queries that are worked on side by side, each with its own sums, where there are fewer heads
+    scale = xp.sum(found.pop("scale"))
+    return AttentionGradients(**dict.fromkeys(AttentionGradients._fields) | found | {"scale": scale})
 
 
 def _ranges(tiles, most):
@@ -128,10 +129,13 @@ class Cotangents(NamedTuple):
     d_lse: Any
     out: Any
     lse: Any
-    calm: bool  # nothing overflows: else weights of 0 may not multiply what they belong to
+    calm: bool = False  # nothing overflows: else weights of 0 may not multiply what they belong to
+    known: State | None = None  # in place of out and lse
 
     def state(self, problem, rows):
         """The state of a tile of queries from what was given, if it was, and if lse has the digits of it."""
+        if self.known is not None:
+            return State(*(x[..., rows, :] for x in self.known))
         if self.lse is None:
             return None
         found = state_of(problem.xp, self.out[..., rows, :], self.lse[..., rows])
@@ -144,7 +148,8 @@ class Cotangents(NamedTuple):
         """The cotangents of one index of the first leading axes."""
         d_out, out = (x if x is None else x[problem.entry(x, 2, index)] for x in (self.d_out, self.out))
         d_lse, lse = (x if x is None else x[problem.entry(x, 1, index)] for x in (self.d_lse, self.lse))
-        return Cotangents(d_out, d_lse, out, lse, self.calm)
+        known = None if self.known is None else State(*(x[problem.entry(x, 2, index)] for x in self.known))
+        return Cotangents(d_out, d_lse, out, lse, self.calm, known)
 
 
 class Sums:

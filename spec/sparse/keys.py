@@ -4,7 +4,7 @@
 """
 
 from ..attention.definition import biased, dense_mask, query
-from ..exact import Tensor, lift, mp, mpf, tensor
+from ..exact import Tensor, concat, lift, mp, mpf, tensor
 from ..gradients.closed import FUNCTIONS as CLOSED
 from ..gradients.definition import of_attention
 from ..tiled.definition import by_queries, named, same_heads
@@ -27,6 +27,16 @@ def counts_by(count):
         return lift(cells, (1, 1), *positions(n, m, q_positions, k_positions))
 
     return counts
+
+
+def by_head(count, q, k, positions, **own):
+    """The table of a function of a pair of positions; of arguments that are lists each head has its own, and a table."""
+    lists = {name: list(x) for name, x in own.items() if not isinstance(x, int | str | None)}
+    if not lists:
+        return counts_by(count)(q, k, **positions, **own)
+    heads = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+    tables = [counts_by(count)(q, k, **positions, **own | given) for given in heads]
+    return concat(*(t.reshaped(*t.shape[:-2], 1, *t.shape[-2:]) for t in tables), axis=-3)
 
 
 def weighed(q_i, k, v, counts, bias, *options):

@@ -40,11 +40,23 @@ CALLS = {
         "size=64, three blocks beside one another and two at random",
         lambda n, draw: {"layout": layout(n // 64, draw), "size": 64},
     ),
+    "fixed": (
+        sparse.fixed_attention,
+        sparse.fixed_attention_vjp,
+        "stride=√N, summary=1",
+        lambda n, draw: {"stride": round(n**0.5)},
+    ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
         "64 keys a query, at random",
         lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
+    ),
+    "strided": (
+        sparse.strided_attention,
+        sparse.strided_attention_vjp,
+        "stride=√N",
+        lambda n, draw: {"stride": round(n**0.5)},
     ),
 }
 

@@ -33,6 +33,12 @@ def as_attention(
     }
 
 
+def of_rules(rules, q, k, q_positions=None, k_positions=None, **_) -> list:
+    """Whether each of some rules admits a pair, as numbers (..., N, M)."""
+    at = {"q_positions": q_positions, "k_positions": k_positions, "like": q}
+    return [rule.dense(q.shape[-2], k.shape[-2], **at).astype(float) for rule in rules]
+
+
 def own_bias(found, given):
     """Gradients of attention with that of the bias that was given, not of one that counts keys."""
     bias = given.get("bias")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -41,3 +41,15 @@ def lists(draw: Draw, heads: tuple, n: int, m: int, twice: bool) -> np.ndarray:
     if twice and most > 1:
         found[..., -1] = np.where(draw.where(0.7, *order.shape[:-1]), found[..., 0], found[..., -1])
     return found
+
+
+def parts_of_heads(draw: Draw, q: np.ndarray, parts: tuple[str, ...]) -> str | list[str]:
+    """One of some names for all heads, or one for each."""
+    one = draw.pick(*parts)
+    return [draw.pick(*parts) for _ in range(q.shape[-3])] if q.ndim > 2 and draw.chance(0.3) else one
+
+
+def same_parts(given: dict, before: Mapping[str, int], now: Mapping[str, int]) -> dict:
+    """The parts of a call with other heads: those that there were, again and again."""
+    part, heads = given.get("part"), now.get("H")
+    return {"part": [part[h % len(part)] for h in range(heads)]} if isinstance(part, list) and heads else {}
