@@ -110,10 +110,9 @@ def overlap_twice(**given):
 def mean_of_sets(**given):
     """The mean of the outputs over either set, each with a softmax of its own."""
     _of(given, "merged")
-    if given.get("sinks") is not None or given.get("return_lse"):
-        raise NotApplicable
-    a, b = (fixed_attention(**given | {"part": part}) for part in ("local", "summary"))
-    return (a + b) / 2
+    sets = (fixed_attention(**given | {"part": part, "return_lse": False}) for part in ("local", "summary"))
+    mean = sum(sets) / 2
+    return (mean, fixed_attention(**given)[1]) if given.get("return_lse") else mean
 
 
 @variant("fixed/remainders_from_1", "FIXED-SUMMARY", "sparse.fixed_attention")

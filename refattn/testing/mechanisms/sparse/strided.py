@@ -90,10 +90,9 @@ def overlap_twice(**given):
 def mean_of_sets(**given):
     """The mean of the outputs over either set, each with a softmax of its own."""
     _only(given, "merged")
-    if given.get("sinks") is not None or given.get("return_lse"):
-        raise NotApplicable
-    a, b = (strided_attention(**given | {"part": part}) for part in ("local", "strided"))
-    return (a + b) / 2
+    sets = (strided_attention(**given | {"part": part, "return_lse": False}) for part in ("local", "strided"))
+    mean = sum(sets) / 2
+    return (mean, strided_attention(**given)[1]) if given.get("return_lse") else mean
 
 
 @variant("strided/local_of_code", "STRIDED-LOCAL", "sparse.strided_attention", seen=["openai/sparse_attention"])
