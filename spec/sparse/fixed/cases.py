@@ -16,7 +16,7 @@ CASES = [
     case(
         "fixed_attention.basic.0001: FIXED-MERGED FIXED-COST; SparseTransformer",
         call("sparse.fixed_attention", **inputs("fixed", b=1, h=2, n=10, m=10), stride=4, return_lse=True),
-        "fixed/overlap_twice fixed/remainders_from_1 fixed/summary_first",
+        "fixed/overlap_twice fixed/one_more fixed/first_of_block fixed/own_block_only",
         comment="The last block has two keys, and no summary.",
     ),
     case(
@@ -33,7 +33,7 @@ CASES = [
     case(
         "fixed_attention.summary.0001: FIXED-SUMMARY; SparseTransformer EmptyRow",
         call("sparse.fixed_attention", **one_head("fixed summary", 8, 8), stride=3, part="summary", return_lse=True),
-        "fixed/remainders_from_1 fixed/summary_first",
+        "fixed/sub_blocks_from_start",
         comment="Queries before the first summary see no key.",
     ),
     case(
@@ -50,7 +50,7 @@ CASES = [
     case(
         "fixed_attention.sub_blocks.0002: FIXED-SUB-BLOCK FIXED-SUMMARY; SparseTransformer",
         call("sparse.fixed_attention", **ONE, stride=5, summary=2, sub_block=1, part="summary"),
-        "fixed/summary_first",
+        "fixed/sub_blocks_from_start",
         comment="Positions 1 and 2, 6 and 7: position 0 of a block is in none.",
     ),
     case(
@@ -67,7 +67,7 @@ CASES = [
             q_positions=integers(13, 14),
             k_positions=integers(15, 10, 11, 12, 13, 14),
         ),
-        "fixed/summary_first",
+        "fixed/first_of_block",
     ),
     case(
         "fixed_attention.options.0001: FIXED-OPTIONS; SparseTransformer AllOptions GroupedHeads",

@@ -92,12 +92,6 @@ def _under(rule, given):
     return tiled_attention(**given | {"mask": both(rule, given.get("mask"))})
 
 
-def _with_summary(at, given, part):
-    """Attention with another rule for the summary."""
-    stride = given.pop("stride")
-    return _under(at if part == "summary" else masks.chunked(stride) | at, given)
-
-
 @variant("fixed/overlap_twice", "FIXED-MERGED", "sparse.fixed_attention")
 def overlap_twice(**given):
     """Both sets are attended to apart and merged by their log-sum-exp: summaries in the own block count twice."""
@@ -115,21 +109,14 @@ def mean_of_sets(**given):
     return (mean, fixed_attention(**given)[1]) if given.get("return_lse") else mean
 
 
-@variant("fixed/remainders_from_1", "FIXED-SUMMARY", "sparse.fixed_attention")
-def remainders_from_1(**given):
-    """The paper's remainders l - c to l as they stand, of positions counted from 1: a summary of c + 1 positions."""
+@variant("fixed/sub_blocks_from_start", "FIXED-SUB-BLOCK", "sparse.fixed_attention")
+def sub_blocks_from_start(**given):
+    """Sub-blocks are counted from the start of a block, so that the first one is a summary of what comes after it."""
     stride, summary, block, own = _of(given, "merged", "summary")
-    if summary == stride or block:
+    if block == 0 and given.get("part", "merged") == "merged":  # fixed/first_of_block
         raise NotApplicable
-    return _with_summary(summary_of(stride, summary + 1, 0), own | {"stride": stride}, given.get("part", "merged"))
-
-
-@variant("fixed/summary_first", "FIXED-SUMMARY", "sparse.fixed_attention")
-def summary_first(**given):
-    """The summary is the first positions of a block, and not the last; sub-blocks are counted from there."""
-    stride, summary, block, own = _of(given, "merged", "summary")
     at = masks.causal() & masks.Mask(lambda i, j: j % stride // summary == block)
-    return _with_summary(at, own | {"stride": stride}, given.get("part", "merged"))
+    return _under(at if given.get("part") == "summary" else masks.chunked(stride) | at, own)
 
 
 @variant("fixed/block_whole", "FIXED-LOCAL", "sparse.fixed_attention", seen=["DeepSpeed (FixedSparsityConfig alone)"])

@@ -104,9 +104,8 @@ def local_of_code(**given):
 @variant("strided/columns", "STRIDED-FAR", "sparse.strided_attention")
 def columns(**given):
     """The far keys stand at the multiples of the stride, whatever the position of the query."""
-    stride = _only(given, "merged", "strided")
-    far = masks.causal() & masks.Mask(lambda i, j: j % stride == 0)
-    return _under(far | masks.window(stride, 0) if given.get("part", "merged") == "merged" else far, given)
+    stride = _only(given, "strided")
+    return _under(masks.causal() & masks.Mask(lambda i, j: j % stride == 0), given)
 
 
 @variant("strided/by_index", "STRIDED-FAR", "sparse.strided_attention")
