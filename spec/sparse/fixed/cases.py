@@ -16,7 +16,7 @@ CASES = [
     case(
         "fixed_attention.basic.0001: FIXED-MERGED FIXED-COST; SparseTransformer",
         call("sparse.fixed_attention", **inputs("fixed", b=1, h=2, n=10, m=10), stride=4, return_lse=True),
-        "fixed/overlap_twice fixed/one_more fixed/first_of_block fixed/own_block_only",
+        "fixed/overlap_twice",
         comment="The last block has two keys, and no summary.",
     ),
     case(
@@ -67,7 +67,6 @@ CASES = [
             q_positions=integers(13, 14),
             k_positions=integers(15, 10, 11, 12, 13, 14),
         ),
-        "fixed/first_of_block",
     ),
     case(
         "fixed_attention.options.0001: FIXED-OPTIONS; SparseTransformer AllOptions GroupedHeads",
