@@ -10,6 +10,7 @@ from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.fixed import fixed_attention, fixed_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
+from refattn.sparse.longnet import longnet_attention, longnet_attention_vjp
 from refattn.sparse.strided import strided_attention, strided_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
@@ -24,6 +25,8 @@ __all__ = [
     "fixed_attention_vjp",
     "gather_attention",
     "gather_attention_vjp",
+    "longnet_attention",
+    "longnet_attention_vjp",
     "strided_attention",
     "strided_attention_vjp",
     "window_attention",

@@ -52,6 +52,12 @@ CALLS = {
         "64 keys a query, at random",
         lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
     ),
+    "longnet": (
+        sparse.longnet_attention,
+        sparse.longnet_attention_vjp,
+        "segments=256, 1024, 4096, dilations=1, 4, 16",
+        lambda n, draw: {"segments": [256, 1024, 4096], "dilations": [1, 4, 16], "offsets": [0, 0, 0]},
+    ),
     "strided": (
         sparse.strided_attention,
         sparse.strided_attention_vjp,
