@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from refattn import masks
 from refattn.gradients import AttentionGradients
 from refattn.sparse import longnet_attention, longnet_attention_vjp
 from refattn.sparse.longnet import RULES
-from refattn.testing.inputs import Draw
+from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
 from refattn.testing.mechanisms.sparse.counted import as_attention, bound_of_gradients, own_bias
 from refattn.testing.mechanisms.sparse.inputs import plain, restricted, square
@@ -32,6 +32,15 @@ def random(draw: Draw) -> dict:
         offsets = [[one(r) for _ in range(heads)] if heads else one(r) for _, r in branches]
     segments, dilations = ([x[n] for x in branches] for n in (0, 1))
     return given | dict(zip(OWN, (segments, dilations, offsets, draw.chance(0.5)), strict=True))
+
+
+def directed(draw: Draw, effort: str) -> Iterator[Case]:
+    """A log-sum-exp of 0, which is no absent branch; last segments that are short."""
+    given = plain(draw, n=4, m=4)
+    zero = {"q": 0.0 * given["q"], "segments": [1, 4], "dilations": [1, 1], "offsets": [0, 0]}
+    yield "lse_of_zero", ("LONGNET-NONE",), given | zero
+    short = {"segments": [4, 6], "dilations": [1, 2], "offsets": [0, 0]}
+    yield "short_segments", ("LONGNET-SEGMENT",), plain(draw, n=5, m=11) | short
 
 
 def same_offsets(given: dict, before: Mapping[str, int], now: Mapping[str, int]) -> dict:
@@ -90,6 +99,7 @@ LONGNET_ATTENTION = Subject(
     longnet_attention,
     random,
     "LONGNET-BRANCH",
+    directed,
     equals=Equal("tiled_attention", dense),
     related=lambda draw: plain(draw) | PLAIN,
     pictured=lambda n, m: {"segments": [3, 6], "dilations": [1, 2], "offsets": [0, 0]},
