@@ -2,16 +2,18 @@
 
 A mechanism says which keys as data: a rule of `refattn.masks`, which `rules` hands to the tiles of `refattn.tiled`; slices with
 a rule between each, which `parts` attends to one after the other; or a list of keys for each query or group of queries, over
-which `lists` attends. Each way forward and backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
+which `lists` attends; or groups of queries and keys from anywhere, over which `groups` does. Each way forward and backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
 """
 
 from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
+from refattn.sparse.lsh import LSHGradients, lsh_attention, lsh_attention_vjp, lsh_buckets
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
+    "LSHGradients",
     "block_attention",
     "block_attention_vjp",
     "chunked_attention",
@@ -20,6 +22,9 @@ __all__ = [
     "dilated_attention_vjp",
     "gather_attention",
     "gather_attention_vjp",
+    "lsh_attention",
+    "lsh_attention_vjp",
+    "lsh_buckets",
     "window_attention",
     "window_attention_vjp",
     "window_sides",

@@ -46,6 +46,12 @@ CALLS = {
         "64 keys a query, at random",
         lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
     ),
+    "lsh": (
+        lambda q, k, v, **own: sparse.lsh_attention(q, v, **own),
+        lambda d_out, q, k, v, **own: sparse.lsh_attention_vjp(d_out, q, v, **own),
+        "chunk=64, two rounds of random buckets",
+        lambda n, draw: {"buckets": draw.integers(0, n // 32, (2, n)), "chunk": 64},
+    ),
 }
 
 
