@@ -46,7 +46,7 @@ def lsh_attention(
     chunk : int
         Tokens a chunk; the last chunk of a round has those that are left.
     before, after : int, default 1 and 0
-        Chunks on either side.
+        Chunks on either side, as many as the ring has at most.
     causal : bool, default False
         Whether a token sees none at a later position. Its output depends on later tokens all the same: they take part in
         the sorting.
@@ -294,6 +294,8 @@ def _hashed(qk, v, buckets, mask, chunk, before, after, causal, key_norm, sinks,
     for name, x, size in (("v", v, v.shape[-2]), ("buckets", buckets, buckets.shape[-1])):
         if size != n:
             raise ValueError(f"{name} has shape {tuple(x.shape)}, qk has {n} tokens: both must be of N tokens")
+    if not d:
+        raise ValueError("qk has D = 0 in (..., N, D): keys are normalised, so D must be at least 1")
     if not buckets.shape[-2]:
         raise ValueError("buckets has no round; it must be (..., rounds, N)")
     lead = backend.broadcast("leading axes", qk=qk.shape[:-2], v=v.shape[:-2], buckets=buckets.shape[:-2])
@@ -310,7 +312,9 @@ def _hashed(qk, v, buckets, mask, chunk, before, after, causal, key_norm, sinks,
 
 def _near(xp, buckets, chunk, before, after):
     """Where each token stands in the order of each round, and each chunk with the chunks that it looks at."""
-    (*lead, rounds, n), chunks = buckets.shape, -(-buckets.shape[-1] // chunk)
+    (*lead, rounds, n), chunk = buckets.shape, max(1, min(chunk, buckets.shape[-1]))
+    chunks = -(-n // chunk)
+    before, after = min(before, rounds * chunks), min(after, rounds * chunks)
     order = backend.stable_argsort(xp, buckets)
     first = chunks * chunk * backend.arange(xp, 0, rounds, order)[:, None]
     where = first + backend.stable_argsort(xp, order)

@@ -33,7 +33,7 @@ def counted(buckets, chunk, before=1, after=0):
         order = sorted(range(n), key=lambda i: (row[i], i))
         chunks += [order[start : start + chunk] for start in range(0, n, chunk)]
     for c, rows in enumerate(chunks):
-        for step in range(-before, after + 1):
+        for step in range(-min(before, len(chunks)), min(after, len(chunks)) + 1):
             for i in rows:
                 for j in chunks[(c + step) % len(chunks)]:
                     found[i, j] += 1

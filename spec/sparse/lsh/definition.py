@@ -34,7 +34,7 @@ def chunk_of(buckets, chunk):
 def meetings(buckets, chunk, before, after):
     """How often token i meets token j."""
     own, ring = chunk_of(buckets, chunk)
-    n, steps = buckets.shape[-1], range(-before, after + 1)
+    n, steps = buckets.shape[-1], range(-min(before, ring), min(after, ring) + 1)
     return [
         [sum((a[i] + s - b[j]) % ring == 0 for a in own for b in own for s in steps) for j in range(n)]
         for i in range(n)

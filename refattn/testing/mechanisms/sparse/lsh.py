@@ -40,7 +40,7 @@ def random(draw: Draw) -> dict:
         given["mask"] = draw.pick(masks.window(draw.between(1, 5), draw.between(0, 5)), masks.padding(max(1, n - 2)))
     options = {
         "scale": draw.pick(0.3, -0.4, 1.0), "softcap": draw.pick(1.5, 4.0), "bias": draw.normal(n, n),
-        "sinks": draw.normal(*lead[-1:]), "dropout": (draw.where(0.7, n, n), 0.25),
+        "sinks": np.asarray(draw.normal(*lead[-1:])), "dropout": (draw.where(0.7, n, n), 0.25),
         "positions": 2 * np.arange(n) + draw.between(0, 9),
     }  # fmt: skip
     return given | {name: x for name, x in options.items() if draw.chance(0.2)}
@@ -75,7 +75,11 @@ def gradients(draw: Draw, effort: str) -> Iterator[Case]:
     """Sizes that are equal, so that sums over the wrong axis have the right shape; tokens that see themselves alone."""
     given = plain(draw, n=6, lead=(6, 6)) | {"v": draw.normal(6, 6, 6, 6)}
     yield "square", ("LSH-GRADIENT",), with_cotangents(draw, given)
-    yield "causal", ("LSH-GRADIENT", "LSH-OWN"), with_cotangents(draw, plain(draw, n=9, causal=True))
+    given = plain(draw, n=9, causal=True)
+    yield "causal", ("LSH-GRADIENT", "LSH-OWN"), with_cotangents(draw, given)
+    out, lse = lsh_attention(**given, return_lse=True)
+    stored = {"out": draw.round(out), "lse": draw.round(lse)}
+    yield "stored", ("LSH-GRADIENT",), with_cotangents(draw, given) | stored
 
 
 def related(draw: Draw) -> dict:
@@ -99,7 +103,7 @@ def met(buckets, chunk, before=1, after=0, order=None, ring=None):
     for index in np.ndindex(*lead):
         chunks = [order[index][r, start : start + chunk] for r, start in starts]
         for c, rows in enumerate(chunks):
-            for step in range(-before, after + 1):
+            for step in range(-min(before, len(chunks)), min(after, len(chunks)) + 1):
                 other = ring(c, step, len(chunks))
                 if other >= 0:
                     found[index][rows[:, None], chunks[other]] += 1
