@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def random(draw: Draw) -> dict:
     n, d = draw.between(1, draw.pick(9, 9, 24)), draw.between(2, 9)
     qk, v = draw.normal(*lead, n, d, scale=draw.pick(1.0, 3.0)), draw.normal(*lead, n, draw.between(1, 6))
     rounds, own = draw.between(1, 3), draw.pick((), lead[-1:])
-    given = {"qk": qk, "v": v, "buckets": draw.integers(0, draw.pick(2, 1, 4), *own, rounds, n)}
+    given: dict[str, Any] = {"qk": qk, "v": v, "buckets": draw.integers(0, draw.pick(2, 1, 4), *own, rounds, n)}
     given |= {"chunk": draw.pick(2, 3, 1, 4, 16), "before": draw.pick(1, 1, 0, 2), "after": draw.pick(0, 0, 1)}
     given |= {"causal": draw.chance(0.5), "key_norm": draw.pick("rms", "l2"), "return_lse": draw.chance(0.5)}
     if draw.chance(0.4):
