@@ -88,6 +88,11 @@ def related(draw: Draw) -> dict:
     return plain(draw, n=12, before=0, rounds=1)
 
 
+def pictured(n: int, m: int) -> dict:
+    """Two rounds of three buckets, without a look back."""
+    return {"buckets": np.stack([np.arange(m) * 5 % 3, np.arange(m) * 7 % 8 % 3]), "chunk": 3, "before": 0}
+
+
 # --- as attention ---------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +202,7 @@ LSH_ATTENTION = Subject(
     equals=Equal("tiled_attention", dense, as_it_is),
     bound=lsh_attention_bound,
     related=related,
+    pictured=pictured,
 )
 LSH_ATTENTION_VJP = Subject(
     lsh_attention_vjp,
