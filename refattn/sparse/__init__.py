@@ -1,8 +1,10 @@
 """Sparse attention at its real cost: every query attends to some keys, and only those are touched.
 
 A mechanism says which keys as data: a rule of `refattn.masks`, which `rules` hands to the tiles of `refattn.tiled`; slices with
-a rule between each, which `parts` attends to one after the other and merges; or a list of keys for each query or group of queries, over
-which `lists` attends. Each way forward and backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
+a rule between each, which `parts` attends to one after the other and merges; a list of keys for each query or group of
+queries, over which `lists` attends; or groups of queries and keys from anywhere, over which `groups` does. Each way forward and
+backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than
+once, with a bias of ln(count).
 """
 
 from refattn.sparse.block import block_attention, block_attention_vjp
@@ -12,9 +14,11 @@ from refattn.sparse.fixed import fixed_attention, fixed_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
 from refattn.sparse.longnet import longnet_attention, longnet_attention_vjp
 from refattn.sparse.strided import strided_attention, strided_attention_vjp
+from refattn.sparse.lsh import LSHGradients, lsh_attention, lsh_attention_vjp, lsh_buckets
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
+    "LSHGradients",
     "block_attention",
     "block_attention_vjp",
     "chunked_attention",
@@ -29,6 +33,9 @@ __all__ = [
     "longnet_attention_vjp",
     "strided_attention",
     "strided_attention_vjp",
+    "lsh_attention",
+    "lsh_attention_vjp",
+    "lsh_buckets",
     "window_attention",
     "window_attention_vjp",
     "window_sides",

@@ -64,6 +64,12 @@ CALLS = {
         "stride=√N",
         lambda n, draw: {"stride": round(n**0.5)},
     ),
+    "lsh": (
+        lambda q, k, v, **own: sparse.lsh_attention(q, v, **own),
+        lambda d_out, q, k, v, **own: sparse.lsh_attention_vjp(d_out, q, v, **own),
+        "chunk=64, two rounds of random buckets",
+        lambda n, draw: {"buckets": draw.integers(0, n // 32, (2, n)), "chunk": 64},
+    ),
 }
 
 

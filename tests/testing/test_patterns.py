@@ -1,5 +1,7 @@
 """Pictures of patterns show what the function does, and that is what its equal dense attention says."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -14,11 +16,17 @@ SIZES = [(16, 16), (12, 16), (5, 7)]
 
 def said(subject, given, n, m):
     """How often each query attends to each key, as the arguments of dense attention say."""
-    found = subject.equals.arguments(**{"q": np.zeros((n, 1)), "k": np.zeros((m, 1)), **given, "v": np.eye(m)})
+    zeros = {"qk": np.zeros((m, 1))} if takes_one(subject) else {"q": np.zeros((n, 1)), "k": np.zeros((m, 1))}
+    found = subject.equals.arguments(**{**zeros, **given, "v": np.eye(m)})
     mask, bias = found["mask"], found.get("bias")
     seen = mask.dense(n, m) if isinstance(mask, masks.Mask) else mask
     times = np.where(np.broadcast_to(seen, (*seen.shape[:-2], n, m)), 1 if bias is None else np.exp(bias), 0)
     return np.round(times[(0,) * (times.ndim - 2)])
+
+
+def takes_one(subject):
+    """Whether queries and keys are one, so that there are as many."""
+    return "qk" in inspect.signature(subject.function).parameters
 
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
@@ -26,6 +34,7 @@ def said(subject, given, n, m):
 def test_a_picture_is_the_pattern_of_the_equal(mechanism, n, m):
     subject = patterns.pictured(mechanism)
     assert subject, f"{mechanism} has no picture: one of its subjects needs 'pictured'"
+    n = m if takes_one(subject) else n
     given = subject.pictured(n, m)
     found = patterns.counts(subject, given, n, m)
     assert found.shape == (n, m)
