@@ -7,6 +7,7 @@ backward, with every option of attention. Each function equals `attention` under
 once, with a bias of ln(count).
 """
 
+from refattn.sparse.bigbird import bigbird_attention, bigbird_attention_vjp, bigbird_blocks
 from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
@@ -19,6 +20,14 @@ from refattn.sparse.window import window_attention, window_attention_vjp, window
 
 __all__ = [
     "LSHGradients",
+from refattn.sparse.longformer import LongformerGradients, longformer_attention, longformer_attention_vjp
+from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
+
+__all__ = [
+    "LongformerGradients",
+    "bigbird_attention",
+    "bigbird_attention_vjp",
+    "bigbird_blocks",
     "block_attention",
     "block_attention_vjp",
     "chunked_attention",
@@ -36,6 +45,8 @@ __all__ = [
     "lsh_attention",
     "lsh_attention_vjp",
     "lsh_buckets",
+    "longformer_attention",
+    "longformer_attention_vjp",
     "window_attention",
     "window_attention_vjp",
     "window_sides",

@@ -45,6 +45,17 @@ CALLS = {
         sparse.fixed_attention_vjp,
         "stride=√N, summary=1",
         lambda n, draw: {"stride": round(n**0.5)},
+    "bigbird": (
+        sparse.bigbird_attention,
+        sparse.bigbird_attention_vjp,
+        "size=64, three blocks at random",
+        lambda n, draw: {"size": 64, "random_blocks": sparse.bigbird_blocks(draw, n // 64, 3)},
+    ),
+    "longformer": (
+        sparse.longformer_attention,
+        sparse.longformer_attention_vjp,
+        "left=256, right=256, 16 global tokens at random",
+        lambda n, draw: {"left": 256, "right": 256, "global_tokens": draw.choice(n, 16, replace=False)},
     ),
     "gather": (
         sparse.gather_attention,
