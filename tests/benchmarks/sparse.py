@@ -46,6 +46,7 @@ CALLS = {
         "64 keys a query, at random",
         lambda n, draw: {"indices": np.sort(draw.integers(0, n, (n, 64)), axis=-1), "repeats": "count"},
     ),
+    "topk": (sparse.topk_attention, sparse.topk_attention_vjp, "kept=64, of all keys", lambda n, draw: {"kept": 64}),
 }
 
 
