@@ -42,6 +42,13 @@ def attention_bound(profile: Profile, q, k, v, mask=None, *, return_lse=False, *
     return bounds
 
 
+def score_bound(profile, q, k, mask=None, **options) -> Bound:
+    """The scores after scale, softcap, bias and mask, and how far from them a kernel's may be."""
+    stages, scale, absolute = _evaluate(q, k, np.zeros((*k.shape[:-1], 1)), mask, options)
+    error, _ = _score_errors(profile, stages, scale, absolute, q, k, options)
+    return Bound(stages.mask, np.broadcast_to(error, stages.mask.shape))
+
+
 def attention_weights_bound(profile, q, k, mask=None, **options):
     """Each weight carries its own error and, through the denominator, the mean of all."""
     stages, scale, absolute = _evaluate(q, k, np.zeros((*k.shape[:-1], 1)), mask, options)
