@@ -13,18 +13,15 @@ from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.fixed import fixed_attention, fixed_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
+from refattn.sparse.longformer import LongformerGradients, longformer_attention, longformer_attention_vjp
 from refattn.sparse.longnet import longnet_attention, longnet_attention_vjp
-from refattn.sparse.strided import strided_attention, strided_attention_vjp
 from refattn.sparse.lsh import LSHGradients, lsh_attention, lsh_attention_vjp, lsh_buckets
+from refattn.sparse.strided import strided_attention, strided_attention_vjp
 from refattn.sparse.topk import topk_attention, topk_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
     "LSHGradients",
-from refattn.sparse.longformer import LongformerGradients, longformer_attention, longformer_attention_vjp
-from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
-
-__all__ = [
     "LongformerGradients",
     "bigbird_attention",
     "bigbird_attention_vjp",
@@ -39,15 +36,15 @@ __all__ = [
     "fixed_attention_vjp",
     "gather_attention",
     "gather_attention_vjp",
+    "longformer_attention",
+    "longformer_attention_vjp",
     "longnet_attention",
     "longnet_attention_vjp",
-    "strided_attention",
-    "strided_attention_vjp",
     "lsh_attention",
     "lsh_attention_vjp",
     "lsh_buckets",
-    "longformer_attention",
-    "longformer_attention_vjp",
+    "strided_attention",
+    "strided_attention_vjp",
     "topk_attention",
     "topk_attention_vjp",
     "window_attention",

@@ -2,15 +2,13 @@
 
 Where which keys a query sees is regular but not near, as every third of them, parts are slices with steps, in which it is
 near: nothing is gathered, and each part is tiled attention on views. A query may be in several parts: their states are
-merged by their log-sum-exp, so that a key which two of them hold counts twice.
-near: nothing is gathered, and each part is `tiled_attention` on views. A part may have lists of keys instead of a rule.
+merged by their log-sum-exp, so that a key which two of them hold counts twice. A part may have lists of keys in place of a rule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from refattn import backend
@@ -42,7 +40,7 @@ class Part(NamedTuple):
     width : int or None
         At most so many keys of the part in a row does the rule admit to a query; None is any number.
     lists : Lists, optional
-        What there is instead of a rule: lists of keys for the queries of the part.
+        What there is in place of a rule: lists of keys for the queries of the part, which are in no other then.
     """
 
     head: int | None
@@ -76,13 +74,6 @@ def attend(q, k, v, parts: Callable[[Problem], Iterable[Part]], mask=None, *, re
     found = _states(of, parts(of))
     out = _output(of, found)
     return (out, level(of.xp, found.total, found.peak)[..., 0]) if return_lse else out
-    out = backend.full(of.xp, (*of.lead, of.n, of.v.shape[-1]), 0.0, of.q)
-    lse = backend.full(of.xp, (*of.lead, of.n), -math.inf, of.q)
-    for part in parts(of):
-        attention = tiled_attention if part.lists is None else attend_lists
-        found = attention(**_arguments(of, part), return_lse=True)
-        out[part.of(out, of.lead, part.rows, EVERY)], lse[part.of(lse, of.lead, part.rows)] = found
-    return (out, lse) if return_lse else out
 
 
 @backend.ieee
@@ -117,16 +108,10 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
         rows = part.of(d_out, of.lead, part.rows, EVERY)
         own_d_lse = None if d_lse is None else d_lse[part.of(d_lse, of.lead, part.rows)]
         own = Cotangents(d_out[rows], own_d_lse, None, None, known=State(*(x[rows] for x in known)))
-        found = gradients(_problem(of, part), own)
+        found = gradients(_problem(of, part), own) if part.lists is None else _of_lists(of, part, more)
         for name in sums.keys() - {"sinks"}:
             place = part.of(sums[name], of.lead, *_slices(part, name, sums[name]))
             sums[name][place] = sums[name][place] + getattr(found, name)
-    for part in parts(of):
-        gradients = tiled_attention_vjp if part.lists is None else attend_lists_vjp
-        found = gradients(**_arguments(of, part, **more))
-        for name, x in sums.items():
-            place = part.of(x, of.lead, *_slices(part, name, x))
-            x[place] = x[place] + getattr(found, name)
         scale = scale + found.scale
     if table is not None:
         sums["bias"] = xp.reshape(sums["bias"], table.shape)
@@ -141,10 +126,29 @@ def _states(of: Problem, parts) -> State:
     )
     for part in parts:
         place = part.of(found.out, of.lead, part.rows, EVERY)
-        merged = merged_states(xp, State(*(x[place] for x in found)), states(_problem(of, part)))
+        merged = merged_states(xp, State(*(x[place] for x in found)), _state(of, part))
         for all_rows, own in zip(found, merged, strict=True):
             all_rows[place] = own
     return found
+
+
+def _state(of: Problem, part: Part) -> State:
+    """What is known of the queries of a part after it."""
+    if part.lists is None:
+        return states(_problem(of, part))
+    xp = of.xp
+    out, lse = attend_lists(**_arguments(of, part), lists=part.lists, return_lse=True)
+    total = xp.where(lse == -math.inf, 0.0, lse - lse + 1.0)  # NaN stays NaN
+    return State(out, lse[..., None], total[..., None])
+
+
+def _of_lists(of: Problem, part: Part, more):
+    """The gradients of a part by lists, whose queries are in no other: sinks are theirs, as `more`, cotangents and results, are."""
+    given = _arguments(of, part)
+    if of.sinks is not None:
+        given["sinks"] = of.sinks[part.of(of.sinks, of.lead)]
+    own = {name: x if x is None else x[part.of(x, of.lead, *_slices(part, name, x))] for name, x in more.items()}
+    return attend_lists_vjp(**own, **given, lists=part.lists)
 
 
 def _output(of: Problem, found: State):
@@ -163,7 +167,13 @@ def _slices(part, name, x):
 
 
 def _problem(of: Problem, part: Part) -> Problem:
-    """That of a part, which knows nothing of sinks."""
+    """That of a part by a rule, which knows nothing of sinks."""
+    given = _arguments(of, part)
+    return problem_of(**by_rule(part.rule, given.pop("mask"), part.width, given))
+
+
+def _arguments(of: Problem, part: Part) -> dict:
+    """Those of attention for a part, with what restricts it further as its mask, and without sinks."""
 
     def cut(x, *core):
         return x[part.of(x, of.lead, *core)]
@@ -178,9 +188,8 @@ def _problem(of: Problem, part: Part) -> Problem:
     keep, further = given.pop("keep"), of.mask
     if further is not None and part.head is not None:
         further = with_data(further, lambda x, axes: cut(x, *[EVERY] * axes))
-    given["dropout"] = None if keep is None else (keep, of.rate)
-    given = by_rule(part.rule, further, part.width, given) | {"scale": of.scale, "softcap": of.softcap}
-    return replace(problem_of(**given), sinks=None)
+    dropout = None if keep is None else (keep, of.rate)
+    return given | {"mask": further, "dropout": dropout, "sinks": None, "scale": of.scale, "softcap": of.softcap}
 
 
 def of_heads(of: Problem, **given) -> list[tuple[int | None, Any]]:
@@ -227,7 +236,3 @@ def by_head(*choices) -> Iterator[tuple]:
     heads = max(map(len, choices))
     for row in zip(*(x if len(x) == heads else x * heads for x in choices), strict=False):
         yield next((head for head, _ in row if head is not None), None), *(x for _, x in row)
-    own_keys = by_rule(part.rule, further, part.width, given)
-    if part.lists is not None:
-        own_keys = {**given, "lists": part.lists, "mask": further}
-    return own_keys | {"scale": of.scale, "softcap": of.softcap}

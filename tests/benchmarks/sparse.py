@@ -46,6 +46,7 @@ CALLS = {
         sparse.fixed_attention_vjp,
         "stride=√N, summary=1",
         lambda n, draw: {"stride": round(n**0.5)},
+    ),
     "bigbird": (
         sparse.bigbird_attention,
         sparse.bigbird_attention_vjp,
