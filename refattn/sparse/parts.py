@@ -108,7 +108,7 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
         rows = part.of(d_out, of.lead, part.rows, EVERY)
         own_d_lse = None if d_lse is None else d_lse[part.of(d_lse, of.lead, part.rows)]
         own = Cotangents(d_out[rows], own_d_lse, None, None, known=State(*(x[rows] for x in known)))
-        found = gradients(_problem(of, part), own) if part.lists is None else _of_lists(of, part, more)
+        found = gradients(_problem(of, part), own) if part.lists is None else _of_lists(of, part, part.lists, more)
         for name in sums.keys() - {"sinks"}:
             place = part.of(sums[name], of.lead, *_slices(part, name, sums[name]))
             sums[name][place] = sums[name][place] + getattr(found, name)
@@ -142,13 +142,13 @@ def _state(of: Problem, part: Part) -> State:
     return State(out, lse[..., None], total[..., None])
 
 
-def _of_lists(of: Problem, part: Part, more):
+def _of_lists(of: Problem, part: Part, lists: Lists, more):
     """The gradients of a part by lists, whose queries are in no other: sinks are theirs, as `more`, cotangents and results, are."""
     given = _arguments(of, part)
     if of.sinks is not None:
         given["sinks"] = of.sinks[part.of(of.sinks, of.lead)]
     own = {name: x if x is None else x[part.of(x, of.lead, *_slices(part, name, x))] for name, x in more.items()}
-    return attend_lists_vjp(**own, **given, lists=part.lists)
+    return attend_lists_vjp(**own, **given, lists=lists)
 
 
 def _output(of: Problem, found: State):
