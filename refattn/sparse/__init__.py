@@ -9,9 +9,11 @@ from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
+from refattn.sparse.longformer import LongformerGradients, longformer_attention, longformer_attention_vjp
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
+    "LongformerGradients",
     "block_attention",
     "block_attention_vjp",
     "chunked_attention",
@@ -20,6 +22,8 @@ __all__ = [
     "dilated_attention_vjp",
     "gather_attention",
     "gather_attention_vjp",
+    "longformer_attention",
+    "longformer_attention_vjp",
     "window_attention",
     "window_attention_vjp",
     "window_sides",

@@ -16,6 +16,7 @@ from refattn.gradients import AttentionGradients
 from refattn.gradients.sums import checked_cotangent
 from refattn.masks import Mask
 from refattn.masks.data import with_data
+from refattn.sparse.places import added, numbers_at, places_of, rows_at
 from refattn.tiled import tiled_attention, tiled_attention_vjp
 from refattn.tiled.problem import problem_of
 
@@ -80,7 +81,7 @@ def attend_vjp(d_out, q, k, v, lists: Lists, mask=None, *, d_lse=None, out=None,
         found = tiled_attention_vjp(**own, **arguments)
         sums["q"][..., rows, :] = of.in_a_row(found.q, rows, 1)
         for name, place in places.items():
-            sums[name] += _added(xp, getattr(found, name), place, sums[name].shape)
+            sums[name] += added(xp, getattr(found, name), place, sums[name].shape)
         if sinks is not None:
             sums["sinks"] += found.sinks[..., 0]
         sums["scale"] += found.scale
@@ -155,19 +156,17 @@ class Listed:
         i, there = self.queries(rows)  # (R, rows)
         allowed = held[..., None, :] & there[..., None]  # (..., R, rows, L)
         if self.mask is not None:
-            at = self.by_group(self.i, rows, 0)[..., None], _numbers_at(xp, self.j, keys)[..., None, :]
+            at = self.by_group(self.i, rows, 0)[..., None], self.positions_of(keys)[..., None, :]
             allowed = allowed & self.mask.admits(*at)
-        places = {name: _places(xp, getattr(self, name).shape[:-2], self.m, keys) for name in ("k", "v")}
-        arguments = {name: _rows_at(xp, getattr(self, name), place) for name, place in places.items()}
+        places = {name: places_of(xp, getattr(self, name).shape[:-2], self.m, keys) for name in ("k", "v")}
+        arguments = {name: rows_at(xp, getattr(self, name), place) for name, place in places.items()}
         tables = {}
         for name, table in (("bias", self.bias), ("keep", self.keep)):
             if callable(table):
                 tables[name] = self._of_function(table, rows, keys)
             elif table is not None:
                 place = self._cells(table, i[..., None], keys[..., None, :])
-                tables[name] = xp.reshape(
-                    xp.take(xp.reshape(table, (-1,)), xp.reshape(place, (-1,)), axis=0), place.shape
-                )
+                tables[name] = numbers_at(xp, table, place)
                 places |= {"bias": place} if name == "bias" else {}
         arguments |= {"q": self.by_group(self.q, rows, 1), "mask": allowed, "bias": tables.get("bias"), **self.scalars}
         arguments["sinks"] = None if self.sinks is None else self.sinks[..., None]
@@ -209,17 +208,21 @@ class Listed:
         shape = (*blocks.shape[:-2], blocks.shape[-2] * self.size)
         return xp.reshape(xp.where(held, keys, 0), shape), xp.reshape(held, shape)
 
+    def positions_of(self, keys):
+        """The positions of keys (..., R, L)."""
+        return numbers_at(self.xp, self.j, places_of(self.xp, self.j.shape[:-1], self.m, keys))
+
     def _cells(self, table, i, j):
         """The places of pairs (..., R, rows or 1, L or 1) in a table (..., N or 1, M or 1)."""
         n, m = table.shape[-2:]
         i, j = i if n > 1 else i * 0, j if m > 1 else j * 0
-        return _places(self.xp, table.shape[:-2], n * m, i * m + j, core=3)
+        return places_of(self.xp, table.shape[:-2], n * m, i * m + j, core=3)
 
     def _of_function(self, function, rows, keys):
         """The values (..., R, rows, L) of a function of positions, which knows of no lists: it gets (..., N, 1) and (..., N, L)."""
         xp = self.xp
         i, _ = self.queries(rows)
-        j = _numbers_at(xp, self.j, keys)
+        j = self.positions_of(keys)
         if self.heads and j.ndim > 3:  # an axis of all heads again
             heads, kv_heads = self.heads
             two, one = ((kv_heads, heads // kv_heads), heads) if j.shape[-4:-2] != (1, 1) else ((1, 1), 1)
@@ -244,29 +247,3 @@ def _checked(of, lists):
             f"there are {blocks.shape[-2]} lists of keys; {of.n} queries, {lists.rows} a list, need {wanted}"
         )
     return blocks[..., :0] if of.m == 0 else blocks
-
-
-def _places(xp, lead, stride, inside, core=2):
-    """Where the entries `inside` of each leading index lie, when leading axes and those of an entry are laid out in one."""
-    first = backend.arange(xp, 0, math.prod(lead), inside) * stride
-    return xp.reshape(first, (*lead, *[1] * core)) + inside
-
-
-def _rows_at(xp, x, places):
-    """Rows (..., R, L, D) of an array (..., M, D)."""
-    found = xp.take(xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])), xp.reshape(places, (-1,)), axis=0)
-    return xp.reshape(found, (*places.shape, x.shape[-1]))
-
-
-def _numbers_at(xp, x, keys):
-    """Numbers (..., R, L) of an array (..., M)."""
-    places = _places(xp, x.shape[:-1], x.shape[-1], keys)
-    return xp.reshape(xp.take(xp.reshape(x, (-1,)), xp.reshape(places, (-1,)), axis=0), places.shape)
-
-
-def _added(xp, x, places, shape):
-    """An array of a shape whose rows, or numbers, are the sums of those of x that belong to their place."""
-    width = x.shape[-1] if x.ndim > places.ndim else 1
-    count = math.prod(shape) // max(1, width)
-    found = backend.summed_rows(xp, xp.reshape(x, (math.prod(places.shape), width)), xp.reshape(places, (-1,)), count)
-    return xp.reshape(found, shape)

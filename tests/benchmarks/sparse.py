@@ -40,6 +40,12 @@ CALLS = {
         "size=64, three blocks beside one another and two at random",
         lambda n, draw: {"layout": layout(n // 64, draw), "size": 64},
     ),
+    "longformer": (
+        sparse.longformer_attention,
+        sparse.longformer_attention_vjp,
+        "left=256, right=256, 16 global tokens at random",
+        lambda n, draw: {"left": 256, "right": 256, "global_tokens": draw.choice(n, 16, replace=False)},
+    ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
