@@ -5,6 +5,7 @@ a rule between each, which `parts` attends to one after the other; or a list of 
 which `lists` attends. Each way forward and backward, with every option of attention. Each function equals `attention` under a mask, or, where a key counts more than once, with a bias of ln(count).
 """
 
+from refattn.sparse.bigbird import bigbird_attention, bigbird_attention_vjp, bigbird_blocks
 from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
@@ -14,6 +15,9 @@ from refattn.sparse.window import window_attention, window_attention_vjp, window
 
 __all__ = [
     "LongformerGradients",
+    "bigbird_attention",
+    "bigbird_attention_vjp",
+    "bigbird_blocks",
     "block_attention",
     "block_attention_vjp",
     "chunked_attention",

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from refattn import backend, masks
 from refattn.gradients.sums import checked_cotangent, summed_to
 from refattn.masks import Mask
-from refattn.sparse import lists
-from refattn.sparse.lists import Lists
+from refattn.sparse.lists import Lists, attend, attend_vjp
 from refattn.sparse.places import added, numbers_at, places_of, rows_at
 from refattn.sparse.rules import both, checked_rule, keys_of
 from refattn.tiled import tiled_attention, tiled_attention_vjp
@@ -76,9 +75,12 @@ def longformer_attention(
         broadcast with those of q: (B, 1, T) for q of shape (B, H, N, D).
     mask : rule of `refattn.masks`, optional
         What restricts all queries further, global ones too: `padding(lengths)`, or `causal()` for a language model.
-    global_q, global_k, global_v : arrays of the shapes of q, k, v, optional
-        What queries at global positions use in their stead. Of global_q no other rows are read; keys and values at
-        global positions are k and v for all other queries.
+    global_q : array (..., H, N, D) or (N, D), optional
+        What queries at global positions use in place of q, of the same shape; no other rows are read.
+    global_k : array (..., G, M, D) or (M, D), optional
+        The keys that they meet, in place of k. All other queries meet k and v, at global positions too.
+    global_v : array (..., G, M, Dv) or (M, Dv), optional
+        The values that they mix, in place of v.
     **options
         As for `tiled_attention`, which has tiles beside.
 
@@ -115,7 +117,7 @@ def longformer_attention(
     """
     return_lse = backend.flag("return_lse", return_lse)
     of = _checked(q, k, v, left, right, global_tokens, mask, (global_q, global_k, global_v), options)
-    out, lse = of.near(lists.attend, tiled_attention, q=of.problem.q, return_lse=True)
+    out, lse = of.near(attend, tiled_attention, q=of.problem.q, return_lse=True)
     for some in of.global_queries():
         found = tiled_attention(**some.arguments(of), return_lse=True)
         out, lse = some.put(out, found[0], 2), some.put(lse, found[1], 1)
@@ -135,8 +137,10 @@ def longformer_attention_vjp(
         Cotangent of the output.
     q, k, v, left, right, global_tokens, mask, global_q, global_k, global_v
         As for `longformer_attention`.
-    d_lse, out, lse : arrays, optional
-        As for `tiled_attention_vjp`.
+    d_lse : array (..., H, N) or (N,), optional
+        Cotangent of lse.
+    out, lse : array (..., H, N, Dv) or (N, Dv), (..., H, N) or (N,), optional
+        What `longformer_attention` returned, as for `tiled_attention_vjp`.
     **options
         As for `tiled_attention_vjp`, which has tiles beside.
 
@@ -182,7 +186,7 @@ def longformer_attention_vjp(
     # A global query has no part in what is near: no cotangent, and an lse that says that its weights are to be found again.
     instead = {"d_out": 0.0, "out": 0.0, "d_lse": 0.0, "lse": math.inf}
     of_near = {name: of.elsewhere(x, instead[name], core) for name, (x, core) in results.items()}
-    near = of.near(lists.attend_vjp, tiled_attention_vjp, q=of.elsewhere(of.problem.q, 0.0, 2), **of_near)
+    near = of.near(attend_vjp, tiled_attention_vjp, q=of.elsewhere(of.problem.q, 0.0, 2), **of_near)
     sums = near._asdict() | {"q": summed_to(xp, of.elsewhere(near.q, 0.0, 2), q.shape)}
     names = {name: name if x is None else f"global_{name}" for name, x in zip("qkv", own, strict=True)}
     sums |= {f"global_{name}": None if x is None else xp.zeros_like(x) for name, x in zip("qkv", own, strict=True)}

@@ -1,7 +1,7 @@
 """Attention in parts: some queries of some heads attend to some of their keys by a rule, and no query is in two parts.
 
 Where which keys a query sees is regular but not near, as every third of them, parts are slices with steps, in which it is
-near: nothing is gathered, and each part is `tiled_attention` on views.
+near: nothing is gathered, and each part is `tiled_attention` on views. A part may have lists of keys instead of a rule.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from refattn.gradients import AttentionGradients
 from refattn.gradients.sums import checked_cotangent
 from refattn.masks import Mask
 from refattn.masks.data import with_data
+from refattn.sparse.lists import Lists
+from refattn.sparse.lists import attend as attend_lists
+from refattn.sparse.lists import attend_vjp as attend_lists_vjp
 from refattn.sparse.rules import by_rule
 from refattn.tiled import tiled_attention, tiled_attention_vjp
 from refattn.tiled.problem import Problem, problem_of
@@ -33,6 +36,8 @@ class Part(NamedTuple):
     rule : Mask
     width : int or None
         At most so many keys of the part in a row does the rule admit to a query; None is any number.
+    lists : Lists, optional
+        What there is instead of a rule: lists of keys for the queries of the part.
     """
 
     head: int | None
@@ -40,6 +45,7 @@ class Part(NamedTuple):
     keys: slice
     rule: Mask
     width: int | None
+    lists: Lists | None = None
 
     def of(self, x, lead, *core):
         """Where this part lies in an array with some of the leading axes `lead`, and slices of its other axes."""
@@ -65,7 +71,8 @@ def attend(q, k, v, parts: Callable[[Problem], Iterable[Part]], mask=None, *, re
     out = backend.full(of.xp, (*of.lead, of.n, of.v.shape[-1]), 0.0, of.q)
     lse = backend.full(of.xp, (*of.lead, of.n), -math.inf, of.q)
     for part in parts(of):
-        found = tiled_attention(**_arguments(of, part), return_lse=True)
+        attention = tiled_attention if part.lists is None else attend_lists
+        found = attention(**_arguments(of, part), return_lse=True)
         out[part.of(out, of.lead, part.rows, EVERY)], lse[part.of(lse, of.lead, part.rows)] = found
     return (out, lse) if return_lse else out
 
@@ -86,7 +93,8 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
     sums = {name: xp.zeros_like(x) for name, x in differentiated.items() if x is not None}
     scale = backend.full(xp, (), 0.0, q)
     for part in parts(of):
-        found = tiled_attention_vjp(**_arguments(of, part, **more))
+        gradients = tiled_attention_vjp if part.lists is None else attend_lists_vjp
+        found = gradients(**_arguments(of, part, **more))
         for name, x in sums.items():
             place = part.of(x, of.lead, *_slices(part, name, x))
             x[place] = x[place] + getattr(found, name)
@@ -120,4 +128,7 @@ def _arguments(of: Problem, part: Part, **more) -> dict:
     if further is not None and part.head is not None:
         further = with_data(further, lambda x, axes: cut(x, *[EVERY] * axes))
     given["dropout"] = None if keep is None else (keep, of.rate)
-    return by_rule(part.rule, further, part.width, given) | {"scale": of.scale, "softcap": of.softcap}
+    own_keys = by_rule(part.rule, further, part.width, given)
+    if part.lists is not None:
+        own_keys = {**given, "lists": part.lists, "mask": further}
+    return own_keys | {"scale": of.scale, "softcap": of.softcap}

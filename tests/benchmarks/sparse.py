@@ -40,6 +40,12 @@ CALLS = {
         "size=64, three blocks beside one another and two at random",
         lambda n, draw: {"layout": layout(n // 64, draw), "size": 64},
     ),
+    "bigbird": (
+        sparse.bigbird_attention,
+        sparse.bigbird_attention_vjp,
+        "size=64, three blocks at random",
+        lambda n, draw: {"size": 64, "random_blocks": sparse.bigbird_blocks(draw, n // 64, 3)},
+    ),
     "longformer": (
         sparse.longformer_attention,
         sparse.longformer_attention_vjp,

@@ -40,11 +40,23 @@ def directed(draw: Draw, effort: str) -> Iterator[Case]:
     given = plain(draw, n=7, m=7) | {"left": 1, "right": 1, "return_lse": True}
     own = {name: draw.normal(*given[name[-1]].shape) for name in OWN}
     yield "middle", ("LONGFORMER-ONCE",), given | {"global_tokens": np.array([3])} | own
+    yield "listed_twice", ("LONGFORMER-ONCE",), given | {"global_tokens": np.array([3, 0, 3])} | own
+    yield "two_aside", ("LONGFORMER-KEYS",), given | {"global_tokens": np.array([0]), "left": 2, "right": 2} | own
     tokens = np.array([[[5, -1]], [[1, 3]]])[: given["q"].shape[0]]
     yield "sequences", ("LONGFORMER-TOKENS",), given | {"global_tokens": tokens} | own
     yield "padded", ("LONGFORMER-MASK",), given | {"global_tokens": np.array([0]), "mask": masks.padding(5)} | own
     yield "all", ("LONGFORMER-GLOBAL",), given | {"global_tokens": np.arange(7)} | own
     yield "none", ("LONGFORMER-KEYS",), given | {"global_tokens": np.array([-1])} | own
+
+
+def of_gradients(draw: Draw, effort: str) -> Iterator[Case]:
+    """All sizes equal, and results that are given: those of the global queries are no results of the window."""
+    yield from square("LONGFORMER-GRADIENT", left=1, right=1, global_tokens=np.array([0, 3]))(draw, effort)
+    if draw.fmt in ("float32", "float64"):  # rounded more coarsely they are no longer the results of these arguments
+        given = plain(draw, n=7, m=7) | {"left": 1, "right": 1, "global_tokens": np.array([0, 4])}
+        given |= {name: draw.normal(*given[name[-1]].shape) for name in OWN}
+        out, lse = longformer_attention(**given, return_lse=True)
+        yield "results_given", ("LONGFORMER-GRADIENT",), with_cotangents(draw, given) | {"out": out, "lse": lse}
 
 
 def related(draw: Draw) -> dict:
@@ -153,7 +165,7 @@ LONGFORMER_ATTENTION_VJP = Subject(
     longformer_attention_vjp,
     lambda draw: with_cotangents(draw, random(draw)),
     "LONGFORMER-GRADIENT",
-    square("LONGFORMER-GRADIENT", left=1, right=1, global_tokens=np.array([0, 3])),
+    of_gradients,
     equals=Equal("tiled_attention_vjp", dense_vjp, own_gradients),
     bound=vjp_bound,
 )
