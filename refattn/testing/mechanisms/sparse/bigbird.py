@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from refattn.sparse import bigbird_attention, bigbird_attention_vjp
-from refattn.testing.inputs import Draw
+from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.gradients.inputs import with_cotangents
 from refattn.testing.mechanisms.sparse.counted import as_attention, bound_of_gradients, own_bias
 from refattn.testing.mechanisms.sparse.inputs import plain, restricted, square
@@ -13,7 +15,6 @@ from refattn.testing.registry import NotApplicable, variant
 from refattn.testing.subject import Equal, Subject
 from refattn.tiled import tiled_attention
 
-TABLE = np.array([[-1], [0]])
 OWN = ("size", "random_blocks", "extra", "repeats")
 
 
@@ -26,6 +27,24 @@ def random(draw: Draw) -> dict:
     heads = draw.pick((), (q.shape[-3],)) if q.ndim > 2 else ()
     table = draw.integers(-1, max(0, blocks - 1), *heads, max(0, blocks - 2), draw.between(0, 3))
     return given | {"size": size, "random_blocks": table, "extra": extra, "repeats": draw.pick("once", "count")}
+
+
+def directed(draw: Draw, effort: str) -> Iterator[Case]:
+    """Blocks that are there already, a short last block, and tokens in front of the first one."""
+    given = plain(draw, n=9, m=9) | {"size": 2, "return_lse": True}
+    over = {"random_blocks": np.array([[1, 3], [4, -1], [0, 0]])}
+    for repeats in ("once", "count"):
+        yield f"repeats_{repeats}", ("BIGBIRD-REPEATS",), given | over | {"repeats": repeats}
+    yield (
+        "table",
+        ("BIGBIRD-RANDOM",),
+        given | {"size": 1, "random_blocks": np.array([[3], [4], [5], [6], [7], [1], [2]])},
+    )
+    yield (
+        "extra",
+        ("BIGBIRD-EXTRA",),
+        given | {"size": 1, "extra": 2, "random_blocks": np.array([[3], [4], [-1], [1], [2]])},
+    )
 
 
 def related(draw: Draw) -> dict:
@@ -48,7 +67,8 @@ def count(given, places=None, first=True, **changed):
     found = ((abs(b - c) <= 1) | (c == 0) | (c == last)).astype(float)
     row = np.clip(b[:, 0] - 1, 0, max(0, last - 2))
     if table.shape[-2] and table.shape[-1]:
-        found = found + (table[..., row, :, None] == np.where(c < 0, -2, c)).sum(axis=-2)
+        named = (table[..., row, :, None] == np.where(c < 0, -2, c)).sum(axis=-2)
+        found = found + np.where((b > 0) & (b < last), named, 0)
     if given.get("repeats", "once") == "once":
         found = np.minimum(found, 1.0)
     whole = (b == last) | (b == 0) if first else b != b
@@ -77,7 +97,7 @@ def vjp_bound(profile, **given):
 
 
 BIGBIRD_ATTENTION = Subject(
-    bigbird_attention, random, "BIGBIRD-KEYS", equals=Equal("tiled_attention", dense), related=related
+    bigbird_attention, random, "BIGBIRD-KEYS", directed, equals=Equal("tiled_attention", dense), related=related
 )
 BIGBIRD_ATTENTION_VJP = Subject(
     bigbird_attention_vjp,
