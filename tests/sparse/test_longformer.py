@@ -185,6 +185,18 @@ def test_what_a_query_does_not_use_has_no_influence(library):
     assert np.isnan(got[:, [7, 8, 9]]).all()
 
 
+@pytest.mark.clause("LONGFORMER-GRADIENT")
+def test_stored_results_of_a_global_query_are_not_those_of_its_window():
+    """Its scores, here of 1,000 in the window, are no exponents beside a log-sum-exp that belongs to other keys."""
+    q, k, v = qkv(3, 12, 12)
+    bias = np.where(np.arange(12)[:, None] == 3, 1000.0, 0.0)
+    given = {"q": q, "k": k, "v": v, "left": 1, "right": 1, "global_tokens": [3], "bias": bias, **own(4, q, k, v)}
+    out, lse = longformer_attention(**given, return_lse=True)
+    d_out = floats_for(9, (2, 12, 3))
+    stored = longformer_attention_vjp(d_out, **given, out=out, lse=lse)
+    close([stored.k, stored.q], [getattr(longformer_attention_vjp(d_out, **given), name) for name in "kq"])
+
+
 @pytest.mark.clause("LONGFORMER-COST")
 def test_keys_are_gathered_as_wide_as_the_window(monkeypatch):
     q, k, v = qkv(2, 512, 512)

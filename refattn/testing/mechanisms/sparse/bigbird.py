@@ -54,6 +54,13 @@ def related(draw: Draw) -> dict:
     return given | positions | {"size": 1, "random_blocks": np.array([[4], [5], [-1], [1], [0]])}
 
 
+def pictured(n: int, m: int) -> dict:
+    """Blocks of two, of one where there are few keys, with one of the table three blocks on."""
+    size = 2 if m > 8 else 1
+    blocks = -(-m // size)
+    return {"size": size, "random_blocks": (np.arange(1, max(1, blocks - 1)) + 3)[:, None] % max(1, blocks)}
+
+
 # --- as attention ----------------------------------------------------------------------------------------------------
 
 
@@ -98,6 +105,13 @@ def vjp_bound(profile, **given):
 
 BIGBIRD_ATTENTION = Subject(
     bigbird_attention, random, "BIGBIRD-KEYS", directed, equals=Equal("tiled_attention", dense), related=related
+    bigbird_attention,
+    random,
+    "BIGBIRD-KEYS",
+    directed,
+    equals=Equal("tiled_attention", dense),
+    related=related,
+    pictured=pictured,
 )
 BIGBIRD_ATTENTION_VJP = Subject(
     bigbird_attention_vjp,

@@ -64,6 +64,11 @@ def related(draw: Draw) -> dict:
     return plain(draw) | {"left": 1, "right": 0, "global_tokens": np.array([0])}
 
 
+def pictured(n: int, m: int) -> dict:
+    """A start token, and one amid the others."""
+    return {"left": 1, "right": 1, "global_tokens": np.array([0, m // 2])}
+
+
 # --- as attention: under a mask, over the local keys and the global ones --------------------------------------------
 
 
@@ -160,6 +165,13 @@ def vjp_bound(profile, **given):
 
 LONGFORMER_ATTENTION = Subject(
     longformer_attention, random, "LONGFORMER-KEYS", directed, equals=Equal("tiled_attention", dense), related=related
+    longformer_attention,
+    random,
+    "LONGFORMER-KEYS",
+    directed,
+    equals=Equal("tiled_attention", dense),
+    related=related,
+    pictured=pictured,
 )
 LONGFORMER_ATTENTION_VJP = Subject(
     longformer_attention_vjp,
