@@ -10,6 +10,7 @@ from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
 from refattn.sparse.lsh import LSHGradients, lsh_attention, lsh_attention_vjp, lsh_buckets
+from refattn.sparse.routing import routing_attention, routing_attention_vjp, routing_members
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "lsh_attention",
     "lsh_attention_vjp",
     "lsh_buckets",
+    "routing_attention",
+    "routing_attention_vjp",
+    "routing_members",
     "window_attention",
     "window_attention_vjp",
     "window_sides",
