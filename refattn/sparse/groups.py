@@ -76,6 +76,11 @@ def attend_vjp(d_out, q, k, v, groups: Groups, mask=None, *, d_lse=None, out=Non
     return sums
 
 
+def lead_of(q, k, v, groups: Groups, mask=None, **options):
+    """The leading axes of the result, and its number of queries."""
+    return (*Grouped(q, k, v, groups, mask, options).lead, q.shape[-2])
+
+
 def sees(q, k, v, groups: Groups, mask=None, **options):
     """Whether each query of a group, (..., R, W), has a key there: one that neither a mask nor a bias excludes."""
     of = Grouped(q, k, v, groups, mask, options)

@@ -10,7 +10,7 @@ from refattn.gradients.norms import rms_norm_vjp
 from refattn.gradients.sums import checked_cotangent, summed_to
 from refattn.norms import rms_norm
 from refattn.softmax import divisor, level, share_of, shifted_exp, sink_shares
-from refattn.sparse import groups
+from refattn.sparse.groups import Groups, attend, attend_vjp, sees
 from refattn.sparse.places import numbers_at, places_of, rows_at
 from refattn.sparse.rules import both, checked_rule
 
@@ -93,7 +93,7 @@ def lsh_attention(
     """
     return_lse = backend.flag("return_lse", return_lse)
     of = _hashed(qk, v, buckets, mask, chunk, before, after, causal, key_norm, sinks, positions, options)
-    out, lse = of.merged(*groups.attend(**of.arguments))
+    out, lse = of.merged(*attend(**of.arguments))
     if of.sinks is not None:
         out = share_of(of.xp, _shares(of, lse)[0], out)
     return (out, lse) if return_lse else out
@@ -161,7 +161,7 @@ def lsh_attention_vjp(
         left, taken = _shares(of, lse)
         d_sinks = summed_to(xp, xp.sum(-taken * d_out * out, axis=(-2, -1)), sinks.shape)
         d_out = left * d_out
-    found = groups.attend_vjp(d_out, **of.arguments, d_lse=d_lse, out=out, lse=lse)
+    found = attend_vjp(d_out, **of.arguments, d_lse=d_lse, out=out, lse=lse)
     through_key = rms_norm_vjp(of.length * found["k"], qk, None, eps=of.eps).x
     d_bias = None if table is None else xp.reshape(found["bias"], table.shape)
     return LSHGradients(found["q"] + through_key, found["v"], d_bias, d_sinks, found["scale"])
@@ -321,13 +321,13 @@ def _near(xp, buckets, chunk, before, after):
     none = backend.full(xp, (*lead, rounds, chunks * chunk - n), -1, order)
     ring = xp.reshape(xp.concat([order, none], axis=-1), (*lead, rounds * chunks, chunk))
     beside = [xp.roll(ring, steps, axis=-2) for steps in range(before, -after - 1, -1)]
-    return where, groups.Groups(ring, xp.concat(beside, axis=-1))
+    return where, Groups(ring, xp.concat(beside, axis=-1))
 
 
 def _alone(of: _Hashed):
     """The tokens (..., N) that see no other in any round."""
     near = of.arguments["groups"]
-    found = groups.sees(**of.arguments | {"groups": near._replace(own=of.where[..., 0, :] < 0)})
+    found = sees(**of.arguments | {"groups": near._replace(own=of.where[..., 0, :] < 0)})
     return ~of.xp.any(numbers_at(of.xp, found, of.places(found)), axis=-2)
 
 

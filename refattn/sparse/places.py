@@ -32,6 +32,8 @@ def numbers_at(xp, x, places):
 
 def added(xp, x, places, shape):
     """An array of a shape whose rows, or numbers, are the sums of those of x that belong to their place."""
+    if 0 in shape:
+        return backend.full(xp, shape, 0.0, x)
     width = x.shape[-1] if x.ndim > places.ndim else 1
     count = math.prod(shape) // max(1, width)
     found = backend.summed_rows(xp, xp.reshape(x, (math.prod(places.shape), width)), xp.reshape(places, (-1,)), count)
