@@ -9,6 +9,7 @@ from refattn.sparse.block import block_attention, block_attention_vjp
 from refattn.sparse.chunked import chunked_attention, chunked_attention_vjp
 from refattn.sparse.dilated import dilated_attention, dilated_attention_vjp
 from refattn.sparse.gather import gather_attention, gather_attention_vjp
+from refattn.sparse.moba import moba_attention, moba_attention_vjp, moba_blocks
 from refattn.sparse.window import window_attention, window_attention_vjp, window_sides
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
     "dilated_attention_vjp",
     "gather_attention",
     "gather_attention_vjp",
+    "moba_attention",
+    "moba_attention_vjp",
+    "moba_blocks",
     "window_attention",
     "window_attention_vjp",
     "window_sides",

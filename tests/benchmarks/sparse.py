@@ -40,6 +40,12 @@ CALLS = {
         "size=64, three blocks beside one another and two at random",
         lambda n, draw: {"layout": layout(n // 64, draw), "size": 64},
     ),
+    "moba": (
+        sparse.moba_attention,
+        sparse.moba_attention_vjp,
+        "size=64, kept=3",
+        lambda n, draw: {"size": 64, "kept": 3},
+    ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
