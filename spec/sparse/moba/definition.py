@@ -43,7 +43,8 @@ def blocks_by(scores, best):
 
     def blocks(q, k, size, kept):
         k, _ = same_heads(q, k, k)
-        return lift(lambda q_, k_: of_head(q_, k_, size, kept), (2, 2), q, k)
+        found = lift(lambda q_, k_: of_head(q_, k_, size, kept), (2, 2), q, k)
+        return Tensor(found.shape, found.data, "int64")
 
     return blocks
 

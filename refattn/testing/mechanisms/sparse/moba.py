@@ -123,7 +123,8 @@ def random_blocks(draw: Draw) -> dict:
 
 def blocks_bound(profile, q, k, size, kept):
     """Integers: products are apart by more than rounding, so there is one right choice."""
-    blocks = np.asarray(moba_blocks(*(np.asarray(x, dtype=np.float64) for x in (q, k)), size, kept))
+    q, k = (np.asarray(x, dtype=np.float64) for x in (q, k))
+    blocks = np.asarray(moba_blocks(q, k, size, kept))
     return {"blocks": Bound(blocks.astype(np.float64), np.zeros(blocks.shape))}
 
 
@@ -171,7 +172,7 @@ _BOTH = ("sparse.moba_attention", "sparse.moba_blocks")
 @variant("moba/last_of_ties", "MOBA-TIES", *_BOTH, seen=["torch.topk on a CPU"])
 def last_of_ties(**given):
     """Of blocks whose products are equal the last are chosen."""
-    return _by(lambda *of: chosen(*of, ties=-1), **given)
+    return _by(lambda q, k, size, kept: chosen(q, k, size, kept, ties=-1), **given)
 
 
 @variant("moba/own_beside", "MOBA-OWN", *_BOTH)
@@ -234,7 +235,8 @@ def top_left(**given):
     n, m = given["q"].shape[-2], given["k"].shape[-2]
     if n >= m:
         raise NotApplicable
-    return _by(lambda *of: chosen(*of, own=np.arange(n)[:, None] // of[2]), **given)
+    own = np.arange(n)[:, None] // given["size"]
+    return _by(lambda q, k, size, kept: chosen(q, k, size, kept, own), **given)
 
 
 @variant("moba/choice_of_first_head", "MOBA-HEADS", *_BOTH)
