@@ -16,6 +16,7 @@ from refattn.sparse.gather import gather_attention, gather_attention_vjp
 from refattn.sparse.longformer import LongformerGradients, longformer_attention, longformer_attention_vjp
 from refattn.sparse.longnet import longnet_attention, longnet_attention_vjp
 from refattn.sparse.lsh import LSHGradients, lsh_attention, lsh_attention_vjp, lsh_buckets
+from refattn.sparse.moba import moba_attention, moba_attention_vjp, moba_blocks
 from refattn.sparse.routing import routing_attention, routing_attention_vjp, routing_members
 from refattn.sparse.strided import strided_attention, strided_attention_vjp
 from refattn.sparse.topk import topk_attention, topk_attention_vjp
@@ -44,6 +45,9 @@ __all__ = [
     "lsh_attention",
     "lsh_attention_vjp",
     "lsh_buckets",
+    "moba_attention",
+    "moba_attention_vjp",
+    "moba_blocks",
     "routing_attention",
     "routing_attention_vjp",
     "routing_members",

@@ -59,6 +59,12 @@ CALLS = {
         "left=256, right=256, 16 global tokens at random",
         lambda n, draw: {"left": 256, "right": 256, "global_tokens": draw.choice(n, 16, replace=False)},
     ),
+    "moba": (
+        sparse.moba_attention,
+        sparse.moba_attention_vjp,
+        "size=64, kept=3",
+        lambda n, draw: {"size": 64, "kept": 3},
+    ),
     "gather": (
         sparse.gather_attention,
         sparse.gather_attention_vjp,
