@@ -3,7 +3,6 @@
 Where which keys a query sees is regular but not near, as every third of them, parts are slices with steps, in which it is
 near: nothing is gathered, and each part is tiled attention on views. A query may be in several parts: their states are
 merged by their log-sum-exp, so that a key which two of them hold counts twice. A part may have lists of keys in place of a rule.
-near: nothing is gathered, and each part is `tiled_attention` on views. A part may have lists of keys instead of a rule.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ class Part(NamedTuple):
         At most so many keys of the part in a row does the rule admit to a query; None is any number.
     lists : Lists, optional
         What there is in place of a rule: lists of keys for the queries of the part, which are in no other then.
-        What there is instead of a rule: lists of keys for the queries of the part.
     """
 
     head: int | None
@@ -76,13 +74,6 @@ def attend(q, k, v, parts: Callable[[Problem], Iterable[Part]], mask=None, *, re
     found = _states(of, parts(of))
     out = _output(of, found)
     return (out, level(of.xp, found.total, found.peak)[..., 0]) if return_lse else out
-    out = backend.full(of.xp, (*of.lead, of.n, of.v.shape[-1]), 0.0, of.q)
-    lse = backend.full(of.xp, (*of.lead, of.n), -math.inf, of.q)
-    for part in parts(of):
-        attention = tiled_attention if part.lists is None else attend_lists
-        found = attention(**_arguments(of, part), return_lse=True)
-        out[part.of(out, of.lead, part.rows, EVERY)], lse[part.of(lse, of.lead, part.rows)] = found
-    return (out, lse) if return_lse else out
 
 
 @backend.ieee
@@ -121,12 +112,6 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
         for name in sums.keys() - {"sinks"}:
             place = part.of(sums[name], of.lead, *_slices(part, name, sums[name]))
             sums[name][place] = sums[name][place] + getattr(found, name)
-    for part in parts(of):
-        gradients = tiled_attention_vjp if part.lists is None else attend_lists_vjp
-        found = gradients(**_arguments(of, part, **more))
-        for name, x in sums.items():
-            place = part.of(x, of.lead, *_slices(part, name, x))
-            x[place] = x[place] + getattr(found, name)
         scale = scale + found.scale
     if table is not None:
         sums["bias"] = xp.reshape(sums["bias"], table.shape)
@@ -251,8 +236,3 @@ def by_head(*choices) -> Iterator[tuple]:
     heads = max(map(len, choices))
     for row in zip(*(x if len(x) == heads else x * heads for x in choices), strict=False):
         yield next((head for head, _ in row if head is not None), None), *(x for _, x in row)
-    given["dropout"] = None if keep is None else (keep, of.rate)
-    own_keys = by_rule(part.rule, further, part.width, given)
-    if part.lists is not None:
-        own_keys = {**given, "lists": part.lists, "mask": further}
-    return own_keys | {"scale": of.scale, "softcap": of.softcap}

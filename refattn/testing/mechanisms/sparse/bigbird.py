@@ -104,7 +104,6 @@ def vjp_bound(profile, **given):
 
 
 BIGBIRD_ATTENTION = Subject(
-    bigbird_attention, random, "BIGBIRD-KEYS", directed, equals=Equal("tiled_attention", dense), related=related
     bigbird_attention,
     random,
     "BIGBIRD-KEYS",

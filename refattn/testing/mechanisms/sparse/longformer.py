@@ -164,7 +164,6 @@ def vjp_bound(profile, **given):
 
 
 LONGFORMER_ATTENTION = Subject(
-    longformer_attention, random, "LONGFORMER-KEYS", directed, equals=Equal("tiled_attention", dense), related=related
     longformer_attention,
     random,
     "LONGFORMER-KEYS",
