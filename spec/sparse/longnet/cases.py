@@ -42,12 +42,12 @@ CASES = [
     case(
         "longnet_attention.paper.0001: LONGNET-OFFSETS; GroupedHeads",
         call("sparse.longnet_attention", **GROUPED, segments=[4, 8], dilations=[1, 2], offsets="paper"),
-        "longnet/other_rule",
+        "longnet/heads_in_groups",
     ),
     case(
         "longnet_attention.code.0001: LONGNET-OFFSETS; GroupedHeads",
         call("sparse.longnet_attention", **GROUPED, segments=[4, 8], dilations=[1, 2], offsets="code"),
-        "longnet/other_rule",
+        "longnet/heads_in_turn",
     ),
     case(
         "longnet_attention.offsets.0001: LONGNET-OFFSETS; GroupedHeads",

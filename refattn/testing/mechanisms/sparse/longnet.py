@@ -100,7 +100,7 @@ LONGNET_ATTENTION = Subject(
     random,
     "LONGNET-BRANCH",
     directed,
-    equals=Equal("tiled_attention", dense),
+    equals=Equal("tiled_attention", dense, without=("bias/",)),  # there the bias holds the counts as well
     related=lambda draw: plain(draw) | PLAIN,
     pictured=lambda n, m: {"segments": [3, 6], "dilations": [1, 2], "offsets": [0, 0]},
     follow=same_offsets,
@@ -191,12 +191,23 @@ def remainder_of_position(**given):
     return tiled_attention(**as_attention(count=count, **_others(given)))
 
 
-@variant("longnet/other_rule", "LONGNET-OFFSETS", "sparse.longnet_attention", seen=["microsoft/torchscale"])
-def other_rule(**given):
-    """Heads have their offsets in the order of the released code where those of the paper are meant, or the reverse."""
-    if not isinstance(given["offsets"], str):
+def _other_rule(given, meant, taken):
+    """The call by another rule of offsets than that which is meant."""
+    if given["offsets"] != meant:
         raise NotApplicable
-    return longnet_attention(**given | {"offsets": {"paper": "code", "code": "paper"}[given["offsets"]]})
+    return longnet_attention(**given | {"offsets": taken})
+
+
+@variant("longnet/heads_in_groups", "LONGNET-OFFSETS", "sparse.longnet_attention", seen=["microsoft/torchscale"])
+def heads_in_groups(**given):
+    """Heads have their offsets in groups one after the other, where those of the paper are meant: h mod r."""
+    return _other_rule(given, "paper", "code")
+
+
+@variant("longnet/heads_in_turn", "LONGNET-OFFSETS", "sparse.longnet_attention", seen=["arXiv 2307.02486, section 2.3"])
+def heads_in_turn(**given):
+    """Heads have their offsets in turn, h mod r, where those of the released code are meant: groups of heads."""
+    return _other_rule(given, "code", "paper")
 
 
 @variant("longnet/offsets_of_first_head", "LONGNET-OFFSETS", "sparse.longnet_attention")
