@@ -124,16 +124,14 @@ def inside(
     if stated is None and not adapter.asked:
         return found
     plain = [c for c in cases if (c.function, c.dtype) == (function, dtype) and not c.refuses and not c.relation]
-    refused = [c for c in plain if not (known[c.id] if c.id in known else takes(call, c))]
+    is_taken = [known[c.id] if c.id in known else takes(call, c) for c in plain]
+    refused = [c for c, yes in zip(plain, is_taken, strict=True) if not yes]
     if not refused:
         return found
-    asked = Asked(
-        lambda **arguments: call(**cast(arguments, dtype)),
-        None if stated is None else lambda arguments: not stated.beyond(arguments),
-        None if stated is None else stated.sizes,
-    )
-    at = survey(asked, function, [c.arguments for c in refused])
-    if at is None or (stated is None and at.free and _any_mask(asked, at) and _any_record(asked, function, refused)):
+    asked = Asked(lambda **arguments: call(**cast(arguments, dtype)), stated)
+    taken = [c.arguments for c, yes in zip(plain, is_taken, strict=True) if yes]
+    at = survey(asked, function, [c.arguments for c in refused], taken)
+    if at is None or (stated is None and _free(asked, function, at, refused)):
         return found
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
     for name, clauses, arguments in fitted(asked, function, at, named, seed):
@@ -144,6 +142,11 @@ def inside(
     if found.cases:
         found.limits[function] = f"{at} (asked in {asked.calls} calls)" if stated is None else f"{stated} (stated)"
     return found
+
+
+def _free(asked, function, at, refused) -> bool:
+    """Whether a kernel takes every size and mask, and needs no option: what it refuses are options, and it has no limits."""
+    return at.free and _any_mask(asked, at) and _any_record(asked, function, refused)
 
 
 def _any_mask(asked, at) -> bool:
