@@ -24,7 +24,7 @@ from refattn.testing.subject import subject
 from refattn.testing.tries import COUNTS, LARGE, USUAL, tried
 
 SIZES = (1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256)
-_SELDOM = 100  # calls
+_SELDOM, _RARELY = 100, 60  # calls
 USUAL_SCALE = 0.125  # where a kernel must be given one
 _SOME = (1, 2, 3, 4, 6, 8)  # how many of what there are few are asked for, one letter changed at a time
 _CRASHES = 8  # in a row: each starts a process again, or waits for an answer; then a kernel is asked no more
@@ -172,7 +172,7 @@ def _starts(function, calls, taken) -> Iterator[tuple[list[dict], list[dict], in
     yield from ((plain, *needed) for needed in _needed(options))
     if not taken:
         for some in _each_option(calls, options):
-            yield some, [{}], _SELDOM
+            yield some, [{}], _RARELY
 
 
 def _without(calls, options) -> list[dict]:

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import CheckCase
 from refattn.testing.rounding import round_to
 from refattn.testing.stated import Stated, foreign, parse, statements
+from refattn.testing.within import contradiction
 
 _MASKS, _MASK = 4, 40  # so many masks get harder cases; characters by which one is told from another
 
@@ -71,7 +73,7 @@ def stated_of(adapter: Adapter, function: str) -> Stated | None:
         if unknown := sorted(set(given) - set(adapter.functions)):
             raise ValueError(f"limits has {unknown[0]!r}; it must be one of {', '.join(adapter.functions)}")
         text = given.get(function)
-        return parse(text, function) if text else None
+        return _possible(parse(text, function)) if text else None
     if not given:
         return None
     # one text for all functions: each statement is about those that have what it names
@@ -79,7 +81,19 @@ def stated_of(adapter: Adapter, function: str) -> Stated | None:
     if wrong := next((said for said in why.values() if all(said)), None):
         raise ValueError(wrong[0])
     kept = tuple(s for s in statements(given) if not foreign(s, function))
-    return Stated(function, kept) if kept else None
+    return _possible(Stated(function, kept)) if kept else None
+
+
+def _possible(stated: Stated) -> Stated:
+    """Limits that some call meets; ValueError where none does."""
+    if why := _why_not(str(stated), stated.function):
+        raise ValueError(f"limits has {why}; some call of {stated.function} must meet them")
+    return stated
+
+
+@cache
+def _why_not(text: str, function: str) -> str:
+    return contradiction(parse(text, function))
 
 
 def takes(call: Callable, case: CheckCase) -> bool:
@@ -131,6 +145,11 @@ def inside(
     asked = Asked(lambda **arguments: call(**cast(arguments, dtype)), stated)
     taken = [c.arguments for c, yes in zip(plain, is_taken, strict=True) if yes]
     at = survey(asked, function, [c.arguments for c in refused], taken)
+    if at is None and not taken and adapter.other_axes(True):  # who refuses four axes may take two or three
+        call = call_of(adapter, function, dtype)
+        at = survey(asked, function, [c.arguments for c in refused])
+        if at is None:
+            adapter.other_axes(False)
     if at is None or (stated is None and _free(asked, function, at, refused)):
         return found
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]

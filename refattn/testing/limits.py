@@ -96,7 +96,8 @@ def drawn(limits: Limits, seed: int = 0) -> Iterator[tuple[str, dict]]:
     at = limits.lengths[0]
     sizes = [(x, limits.heads[0]) for x in limits.lengths] + [(at, h) for h in limits.heads[1:]]
     few = limits.lengths[:: 4 if len(limits.lengths) > _FEW else 1]  # what one size stumbles over, others do
-    for masked, again in itertools.product(limits.masks, range(max(1, _DRAWS // len(sizes)))):
+    times = max(1, _DRAWS // len(sizes)) if max(at) <= _LONGEST else 1
+    for masked, again in itertools.product(limits.masks, range(times)):
         mask = {"mask": limits.rule} if masked else {}
         word = "causal_" if repr(limits.rule) == repr(causal()) else "masked_"
         for (n, m), (d, dv) in sizes:
