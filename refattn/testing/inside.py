@@ -24,7 +24,7 @@ from refattn.testing.rounding import round_to
 from refattn.testing.stated import Stated, foreign, parse, statements
 from refattn.testing.within import contradiction
 
-_MASKS, _MASK = 4, 40  # so many masks get harder cases; characters by which one is told from another
+_MASKS, _MASK = 6, 40  # so many masks get harder cases; characters by which one is told from another
 
 
 class Inside(NamedTuple):
@@ -155,7 +155,8 @@ def inside(
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
     for name, clauses, arguments in fitted(asked, function, at, named, seed):
         found.cases.append(CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments))
-    found.cases.extend(_harder(function, dtype, found.cases))
+    masked = [c for c, yes in zip(plain, is_taken, strict=True) if yes and c.arguments.get("mask") is not None]
+    found.cases.extend(_harder(function, dtype, [*found.cases, *masked]))
     if function == "attention":
         found.cases.extend(_drawn(function, dtype, limits.pairs(asked, at), seed))
     if found.cases:
@@ -195,7 +196,8 @@ def _harder(function, dtype, cases) -> list[CheckCase]:
         for level in limits.LEVELS:
             high = {**given, **limits.rising(given["q"], given["k"], level, given.get("scale"))}
             if held := _held(high, dtype):
-                id_ = case.id.replace(".inside_", f".inside_level_{level:g}_", 1)
+                name = case.id.removeprefix(f"{function}.").removeprefix("inside_")
+                id_ = f"{function}.inside_level_{level:g}_{name}"
                 found.append(CheckCase(id_, function, case.clauses, dtype, held))
         if function != "attention" and "v" in given:  # attention is asked at each of its sizes
             found += _future(case)

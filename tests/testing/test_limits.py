@@ -277,3 +277,18 @@ def test_large_rows_are_asked_for_where_small_ones_are_refused(size):
     at = survey(asked, "rms_norm", [{"x": np.ones((3, 6)), "gamma": np.ones(6)}])
     assert at.taken["E",] == (size,)
     assert asked.calls < 300
+
+
+@pytest.mark.parametrize("name", ["window", "padding"])
+def test_a_fill_that_is_larger_than_low_scores_is_found_with_the_masks_that_are_taken(name):
+    def kernel(q, k, v, mask=None):
+        if mask is not None and getattr(mask, "name", "") != name:
+            raise NotImplementedError
+        s = q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5)
+        seen = np.ones(s.shape[-2:], bool) if mask is None else mask.dense(*s.shape[-2:])
+        s = np.where(seen, s, np.float32(-1e4))
+        w = np.exp(s - s.max(-1, keepdims=True, initial=-3e38)) * seen.any(-1, keepdims=True)
+        return w / np.maximum(w.sum(-1, keepdims=True), 1e-30) @ v
+
+    report = check(kernel)
+    assert any(".inside_level_-20000" in r.case.id for r in report.results if r.status == "broken")
