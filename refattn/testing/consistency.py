@@ -271,7 +271,9 @@ def _by_attention(function, x) -> _Answer | None:
         with np.errstate(all="ignore"):
             oracle(function, **x)
             call = call_as(function, "attention", (), in_float64(x))
-            return None if call is None else _Answer(call.arguments, oracle("attention", **call.arguments))
+            if call is None:
+                return None
+            return _Answer(call.arguments, results("attention", oracle("attention", **call.arguments))["out"])
     except (ValueError, TypeError, IndexError):
         return None
 

@@ -2,8 +2,8 @@
 
 A call that was judged shows a variant that lies four bounds or more from the reference there; a case of self-consistency
 shows one that contradicts itself. A variant *can occur* if any case of ours with nothing but options and rules that were
-judged shows it, whatever its size: limits of size are no excuse for a bug that they hide. What no case of ours shows is in
-neither number.
+judged shows it, whatever its size: limits of size are no excuse for a bug that they hide. An option that each of many judged
+calls has must be given, so what other cases would show cannot occur. What no case of ours shows is in neither number.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ CLEARLY = 4.0  # bounds; less could be rounding
 OFTEN = 3  # seen so many times in public, a mistake must not be left
 _SHOWN = 6  # names in a line; all stand in JSON
 _PATIENCE = 3  # cases of one kind that do not show a variant; then it is not tried on more of them
+_ALWAYS = 8  # cases that were judged, of which an option that all have is no chance
 _MOST = 512 * 512 * 8  # numbers of a case; larger ones show what smaller ones show
 
 
@@ -103,6 +104,7 @@ class Seen:
         self.excluded: list[str] = []
         self.judged: set[str] = set()  # ids
         self.options: set[str] = set()
+        self.always: set[str] | None = None  # options that each case has
         self.masks: set = set()
         self.returned: set[str] = set()
         self._tried: Counter = Counter()
@@ -121,7 +123,9 @@ class Seen:
             if self.left.pop(name, None):
                 self.excluded.append(name)
         self.judged.add(case.id)
-        self.options |= _given(case)
+        given = _given(case)
+        self.options |= given
+        self.always = given if self.always is None else self.always & given
         self.masks.add(_mask_of(case))
         self.returned.update(returned)
 
@@ -145,9 +149,10 @@ class Seen:
         return Coverage(self.function, len(self.judged), tuple(self.excluded), tuple(v.name for v in missed), often)
 
     def _within(self, case) -> bool:
-        """Whether a case was not judged, and asks for nothing that no judged case asked for."""
+        """Whether a case was not judged, and asks for nothing that no judged case asked for, and for what all did."""
         other = case.id not in self.judged and not case.relation and not case.refuses and case.size < _MOST
-        return other and _mask_of(case) in self.masks and _given(case) <= self.options
+        always = (self.always or set()) if len(self.judged) >= _ALWAYS else set()
+        return other and _mask_of(case) in self.masks and always <= _given(case) <= self.options
 
     def _shown_by(self, result):
         case = result.case
@@ -266,10 +271,15 @@ def _mask_of(case):
 
 
 def _given(case) -> set[str]:
-    """The options of a case that are not what they are by default (0 is none), and the arrays of its parameters."""
+    """The options of a case that are not what they are by default (0 is none), words as they are, and the arrays of its
+    parameters."""
     parameters = inspect.signature(function_named(case.function)).parameters
     optional = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    given = {name for name, x in case.arguments.items() if name in optional and not _off(x, optional[name])}
+    given = {
+        f"{name}={x}" if isinstance(x, str) else name
+        for name, x in case.arguments.items()
+        if name in optional and not _off(x, optional[name])
+    }
     return given | {path for path, _ in arrays(case.arguments) if path not in case.arguments}
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from refattn.masks import Mask, causal
-from refattn.testing.foothold import COUNTS, Asked, Foothold, bare, is_call, options_of
+from refattn.testing.foothold import Asked, Foothold, bare, is_call, options_of
 from refattn.testing.nested import arrays
 from refattn.testing.sizes import NotMovable, resized, sizes_of, tied
 from refattn.testing.subject import Case, subject
+from refattn.testing.tries import COUNTS
 
 _FOLLOW = ("out", "lse")  # options that follow from the other arguments
 _MOST = 32  # cases of a function and a precision

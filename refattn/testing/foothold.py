@@ -18,20 +18,15 @@ from refattn.masks import causal, window
 from refattn.testing.adapters.base import Failed
 from refattn.testing.names import function_named
 from refattn.testing.nested import arrays
-from refattn.testing.sizes import NotMovable, leading, resized, sizes_of
+from refattn.testing.sizes import NotMovable, leading, resized
+from refattn.testing.stated import Stated
 from refattn.testing.subject import subject
+from refattn.testing.tries import COUNTS, LARGE, USUAL, tried
 
 SIZES = (1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256)
-_SELDOM = 100  # calls
+_SELDOM, _RARELY = 100, 60  # calls
 USUAL_SCALE = 0.125  # where a kernel must be given one
-USUAL = (64, 128, 32, 16, 256, 8)  # what a kernel is asked for first
-COUNTS = {"H": (8, None, 32), "G": (2, None, 8, 1), "B": (None, 1)}  # of what there are few; None: as a call has them
-_SOME = (1, 2, 3, 4, 6, 8)  # how many of these are asked for, one letter changed at a time
-_AXES = (None, 2, 1, 0, 3)  # leading axes; None: as many as a call has
-_LEADS = ((1, 2), (1, 8), (2, 4), (1, 1))  # batch and heads, where no letter is stated for them
-_ROWS = ("N", "M", "T", "S")  # how many tokens there are; other letters are what each of them holds
-_MODELS = ({"R": 512, "Dr": 64, "Dn": 128, "Dv": 128},)  # sizes of one letter each: those of DeepSeek
-_FIRST, _BY_LETTER, _ALIKE, _APART = 50, 60, 400, 300  # calls that are tried at most, until one is taken
+_SOME = (1, 2, 3, 4, 6, 8)  # how many of what there are few are asked for, one letter changed at a time
 _CRASHES = 8  # in a row: each starts a process again, or waits for an answer; then a kernel is asked no more
 
 
@@ -42,30 +37,32 @@ class Asked:
     ----------
     call : callable
         The kernel, with the signature of the reference function.
-    inside : callable, optional
-        Whether a call lies inside limits that are stated; without one the kernel alone is asked.
-    more : dict, optional
-        Letter -> further sizes to ask for.
+    stated : Stated, optional
+        Its limits, where they are stated; without them the kernel alone is asked.
     """
 
-    def __init__(self, call: Callable, inside: Callable[[dict], bool] | None = None, more: dict | None = None):
-        self.call, self.inside, self.more = call, inside, more or {}
+    def __init__(self, call: Callable, stated: Stated | None = None):
+        self.call, self.stated = call, stated
+        self.more = stated.sizes if stated else {}  # letter -> further sizes to ask for
         self.calls = self.crashes = 0
         self.usual = tuple(dict.fromkeys((*USUAL, *(n for sizes in self.more.values() for n in sizes))))
 
-    def sizes(self, letters: tuple[str, ...]) -> tuple[int, ...]:
-        """What a kernel is asked for where some letters have one size."""
-        return tuple(sorted({*SIZES, *(n for letter in letters for n in self.more.get(letter, ()))}))
+    def sizes(self, letters: tuple[str, ...], own: int) -> tuple[int, ...]:
+        """What a kernel is asked for where some letters have one size, beside their own."""
+        large = () if own in SIZES else LARGE
+        return tuple(sorted({*SIZES, *large, *(n for letter in letters for n in self.more.get(letter, ()))}))
+
+    def inside(self, arguments: dict) -> bool:
+        """Whether a call lies inside the limits that are stated."""
+        return self.stated is None or not self.stated.beyond(arguments)
 
     def takes(self, arguments: dict) -> bool:
         """Whether the kernel takes a call; of limits that are stated, whether they say so."""
-        return self.has(arguments) if self.inside is None else self.inside(arguments)
+        return self.has(arguments) if self.stated is None else self.inside(arguments)
 
     def has(self, arguments: dict) -> bool:
         """Whether the kernel itself takes a call, inside its limits."""
-        if self.inside is not None and not self.inside(arguments):
-            return False
-        if self.crashes >= _CRASHES:
+        if self.crashes >= _CRASHES or not self.inside(arguments):
             return False
         self.calls += 1
         try:
@@ -95,6 +92,8 @@ class Foothold:
         Letters that have one size together -> the sizes that are taken.
     unlimited : frozenset
         Those of which all sizes are taken that the reference takes.
+    always : tuple of str
+        Options without which it is not taken, the mask apart.
     """
 
     arguments: dict
@@ -102,10 +101,13 @@ class Foothold:
     sizes: dict[str, int]
     taken: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
     unlimited: frozenset[tuple[str, ...]] = frozenset()
+    always: tuple[str, ...] = ()
 
     @property
     def free(self) -> bool:
-        """Whether any size is taken: where only options are refused there is nothing to move."""
+        """Whether any size is taken, without options: where only options are refused there is nothing to move."""
+        if self.always:
+            return False
         counted = all(letters in self.unlimited for letters in self.taken)
         return counted and all(len(letters) == 1 for letters in self.taken) and self.axes is None
 
@@ -122,10 +124,15 @@ class Foothold:
             said = [f"leading axes {'x'.join(map(str, self.axes))}", *said]
         elif self.axes is not None:
             said = [f"{self.axes} leading axes", *said]
+        said += [f"always {_said(name, self.arguments[name])}" for name in self.always]
         return "; ".join(said)
 
 
-def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
+def _said(name, value) -> str:
+    return f"{name}={value!r}" if isinstance(value, str) else name
+
+
+def survey(asked: Asked, function: str, calls: list[dict], taken: list[dict] | None = None) -> Foothold | None:
     """A call that a kernel takes, and what it takes of the sizes; None where it takes none of those that are tried.
 
     Parameters
@@ -135,6 +142,8 @@ def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
         'rms_norm'.
     calls : list of dict
         Calls of the reference, to start from.
+    taken : list of dict, optional
+        Those that the kernel takes as they are. An option that all of them have must be given.
 
     Examples
     --------
@@ -146,15 +155,48 @@ def survey(asked: Asked, function: str, calls: list[dict]) -> Foothold | None:
     >>> str(survey(Asked(kernel), "rms_norm", [{"x": np.ones((3, 6)), "gamma": np.ones(6)}]))
     'E in 128, 256'
     """
-    options = options_of(function)
-    few = [{name: x for name, x in arguments.items() if name not in options} for arguments in calls]
-    fewer = [{name: bare(x) for name, x in arguments.items()} for arguments in few]
     try:
-        tries = (_foothold(asked, function, _unlike([*few, *fewer]), *needed) for needed in _needed(options))
+        tries = (_foothold(asked, function, *some) for some in _starts(function, calls, taken or []))
         at = next((found for found in tries if found is not None), None)
         return None if at is None else _surveyed(asked, function, at)
     except NotMovable:
         return None
+
+
+def _starts(function, calls, taken) -> Iterator[tuple[list[dict], list[dict], int | None]]:
+    """Calls to start from, what a kernel may have to be given beside them, one of several, and how many are tried."""
+    options = options_of(function)
+    plain = _without(calls, options)
+    if always := given_always(function, taken):
+        yield _without(taken, options.keys() - always), [{}], _SELDOM
+    yield from ((plain, *needed) for needed in _needed(options))
+    if not taken:
+        for some in _each_option(calls, options):
+            yield some, [{}], _RARELY
+
+
+def _without(calls, options) -> list[dict]:
+    """Some of the calls, one of each kind, without these options, and without what records need not hold."""
+    few = [{name: x for name, x in arguments.items() if name not in options} for arguments in calls]
+    return _unlike([*few, *({name: bare(x) for name, x in arguments.items()} for arguments in few)])
+
+
+def given_always(function: str, calls: list[dict]) -> set[str]:
+    """The options that all calls have, and that say something; but the mask, which has cases of its own."""
+    said = [{n for n, x in c.items() if x is not None and x is not False} for c in calls]
+    return set.intersection(*said) & options_of(function).keys() - {"mask"} if said else set()
+
+
+def _each_option(calls, options) -> Iterator[list[dict]]:
+    """Calls with one option, words by what they say, and words first: there are few, and kernels that know one only."""
+    found: dict[tuple[str, str], list[dict]] = {}
+    for arguments in calls:
+        for name in arguments.keys() & options.keys() - {"mask", "scale"}:
+            x = arguments[name]
+            if x is not None and x is not False:
+                found.setdefault((name, x if isinstance(x, str) else ""), []).append(arguments)
+    for (name, _), some in sorted(found.items(), key=lambda item: (not item[0][1], item[0])):
+        yield _without(some, options.keys() - {name})
 
 
 def options_of(function: str) -> dict[str, Any]:
@@ -196,14 +238,7 @@ def _needed(options) -> Iterator[tuple[list[dict], int | None]]:
 
 
 def _foothold(asked, function, calls, given, most) -> Foothold | None:
-    alike = _alike(asked, function, calls)
-    tries = itertools.chain(
-        itertools.islice(alike, _FIRST),
-        itertools.islice(_by_letter(asked, function, calls), _BY_LETTER),
-        itertools.islice(alike, _ALIKE - _FIRST),
-        itertools.islice(_apart(asked, function, calls), _APART),
-    )
-    for arguments, axes, sizes in itertools.islice(tries, most):
+    for arguments, axes, sizes in itertools.islice(tried(function, calls, asked.stated, asked.usual), most):
         try:
             moved = resized(function, arguments, sizes, axes)
         except NotMovable:  # another of the calls may be
@@ -214,62 +249,13 @@ def _foothold(asked, function, calls, given, most) -> Foothold | None:
     return None
 
 
-def _alike(asked, function, calls) -> Iterator[tuple]:
-    """Calls, numbers of leading axes, and sizes: all alike, or one of them 1."""
-    each = [_alike_of(asked, function, arguments) for arguments in calls]
-    if any("." in path for arguments in calls for path, _ in arrays(arguments)):  # a record may be what is refused
-        return (tried for one_of_each in itertools.zip_longest(*each) for tried in one_of_each if tried is not None)
-    return itertools.chain.from_iterable(each)
-
-
-def _alike_of(asked, function, arguments) -> Iterator[tuple]:
-    for letters, fixed in _counted(asked, function, arguments):
-        for axes, one, size in itertools.product(_AXES, (None, *letters), asked.usual):
-            if letters or size == asked.usual[0]:
-                yield arguments, axes, {**dict.fromkeys(letters, size), **fixed} | ({one: 1} if one else {})
-
-
-def _apart(asked, function, calls) -> Iterator[tuple]:
-    """The same with one size for rows and another for what they hold, and with batch and heads where no letter has them."""
-    for arguments in calls[:1]:
-        leads = (None,) if "H" in sizes_of(function, arguments) else (None, *_LEADS)
-        for letters, fixed in _counted(asked, function, arguments):
-            rows, others = ([x for x in letters if (x in _ROWS) == of_rows] for of_rows in (True, False))
-            for axes, size, width, one in itertools.product(leads, asked.usual, asked.usual, (None, *rows[:1])):
-                if rows and others and (size != width or axes is not None):
-                    sizes = {**dict.fromkeys(rows, size), **dict.fromkeys(others, width), **fixed}
-                    yield arguments, axes, sizes | ({one: 1} if one else {})
-
-
-def _by_letter(asked, function, calls) -> Iterator[tuple]:
-    """Each letter with a size of its own: that of well known models, or the first that is stated for it."""
-    stated = {letter: sizes[0] for letter, sizes in asked.more.items()}
-    for own, arguments in itertools.product((stated, *_MODELS), calls):
-        for letters, fixed in _counted(asked, function, arguments):
-            if own and own.keys() & {*letters, *fixed}:
-                for size in asked.usual:
-                    sizes = {**dict.fromkeys(letters, size), **fixed}
-                    yield arguments, None, sizes | {letter: n for letter, n in own.items() if letter in sizes}
-
-
-def _counted(asked, function, arguments):
-    """The letters of a call but for those of which there are few, and each choice of these."""
-    own = sizes_of(function, arguments)
-    counts = {
-        letter: dict.fromkeys((*COUNTS[letter], *asked.more.get(letter, ()))) for letter in own if letter in COUNTS
-    }
-    letters = [letter for letter in own if letter not in counts]
-    for few in itertools.product(*counts.values()):
-        yield letters, {letter: size or own[letter] for letter, size in zip(counts, few, strict=True)}
-
-
 def _surveyed(asked, function, at: Foothold) -> Foothold:
     """What is taken of the sizes, one letter changed at a time; two letters where neither changes alone."""
     unlimited = set()
 
     def sizes_with(letters):
         own, counts = at.sizes[letters[0]], letters[0] in COUNTS
-        some = _SOME if counts else asked.sizes(letters)
+        some = _SOME if counts else asked.sizes(letters, own)
         calls = {n: resized(function, at.arguments, {**at.sizes, **dict.fromkeys(letters, n)}) for n in some}
         found = {own, *(n for n, moved in calls.items() if n == own or asked.takes(moved))}
         if not any(n not in found and is_call(function, moved) for n, moved in calls.items()):
@@ -283,7 +269,8 @@ def _surveyed(asked, function, at: Foothold) -> Foothold:
             for letter in pair:
                 alone.pop((letter,), None)
             alone[pair] = sizes
-    return Foothold(at.arguments, _axes(asked, function, at), at.sizes, alone, frozenset(unlimited))
+    always = tuple(sorted(given_always(function, [at.arguments])))
+    return Foothold(at.arguments, _axes(asked, function, at), at.sizes, alone, frozenset(unlimited), always)
 
 
 def _axes(asked, function, at) -> int | tuple[int, ...] | None:

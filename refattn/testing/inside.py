@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from refattn.testing.nested import arrays, mapped
 from refattn.testing.outcome import CheckCase
 from refattn.testing.rounding import round_to
 from refattn.testing.stated import Stated, foreign, parse, statements
+from refattn.testing.within import contradiction
 
-_MASKS, _MASK = 4, 40  # so many masks get harder cases; characters by which one is told from another
+_MASKS, _MASK = 6, 40  # so many masks get harder cases; characters by which one is told from another
 
 
 class Inside(NamedTuple):
@@ -71,7 +73,7 @@ def stated_of(adapter: Adapter, function: str) -> Stated | None:
         if unknown := sorted(set(given) - set(adapter.functions)):
             raise ValueError(f"limits has {unknown[0]!r}; it must be one of {', '.join(adapter.functions)}")
         text = given.get(function)
-        return parse(text, function) if text else None
+        return _possible(parse(text, function)) if text else None
     if not given:
         return None
     # one text for all functions: each statement is about those that have what it names
@@ -79,7 +81,19 @@ def stated_of(adapter: Adapter, function: str) -> Stated | None:
     if wrong := next((said for said in why.values() if all(said)), None):
         raise ValueError(wrong[0])
     kept = tuple(s for s in statements(given) if not foreign(s, function))
-    return Stated(function, kept) if kept else None
+    return _possible(Stated(function, kept)) if kept else None
+
+
+def _possible(stated: Stated) -> Stated:
+    """Limits that some call meets; ValueError where none does."""
+    if why := _why_not(str(stated), stated.function):
+        raise ValueError(f"limits has {why}; some call of {stated.function} must meet them")
+    return stated
+
+
+@cache
+def _why_not(text: str, function: str) -> str:
+    return contradiction(parse(text, function))
 
 
 def takes(call: Callable, case: CheckCase) -> bool:
@@ -124,26 +138,35 @@ def inside(
     if stated is None and not adapter.asked:
         return found
     plain = [c for c in cases if (c.function, c.dtype) == (function, dtype) and not c.refuses and not c.relation]
-    refused = [c for c in plain if not (known[c.id] if c.id in known else takes(call, c))]
+    is_taken = [known[c.id] if c.id in known else takes(call, c) for c in plain]
+    refused = [c for c, yes in zip(plain, is_taken, strict=True) if not yes]
     if not refused:
         return found
-    asked = Asked(
-        lambda **arguments: call(**cast(arguments, dtype)),
-        None if stated is None else lambda arguments: not stated.beyond(arguments),
-        None if stated is None else stated.sizes,
-    )
-    at = survey(asked, function, [c.arguments for c in refused])
-    if at is None or (stated is None and at.free and _any_mask(asked, at) and _any_record(asked, function, refused)):
+    asked = Asked(lambda **arguments: call(**cast(arguments, dtype)), stated)
+    taken = [c.arguments for c, yes in zip(plain, is_taken, strict=True) if yes]
+    at = survey(asked, function, [c.arguments for c in refused], taken)
+    if at is None and not taken and adapter.other_axes(True):  # who refuses four axes may take two or three
+        call = call_of(adapter, function, dtype)
+        at = survey(asked, function, [c.arguments for c in refused])
+        if at is None:
+            adapter.other_axes(False)
+    if at is None or (stated is None and _free(asked, function, at, refused)):
         return found
     named = [(c.id.removeprefix(f"{function}.").removesuffix(f".{dtype}"), c.clauses, c.arguments) for c in refused]
     for name, clauses, arguments in fitted(asked, function, at, named, seed):
         found.cases.append(CheckCase(f"{function}.{name}.{dtype}", function, clauses, dtype, arguments))
-    found.cases.extend(_harder(function, dtype, found.cases))
+    masked = [c for c, yes in zip(plain, is_taken, strict=True) if yes and c.arguments.get("mask") is not None]
+    found.cases.extend(_harder(function, dtype, [*found.cases, *masked]))
     if function == "attention":
         found.cases.extend(_drawn(function, dtype, limits.pairs(asked, at), seed))
     if found.cases:
         found.limits[function] = f"{at} (asked in {asked.calls} calls)" if stated is None else f"{stated} (stated)"
     return found
+
+
+def _free(asked, function, at, refused) -> bool:
+    """Whether a kernel takes every size and mask, and needs no option: what it refuses are options, and it has no limits."""
+    return at.free and _any_mask(asked, at) and _any_record(asked, function, refused)
 
 
 def _any_mask(asked, at) -> bool:
@@ -173,7 +196,8 @@ def _harder(function, dtype, cases) -> list[CheckCase]:
         for level in limits.LEVELS:
             high = {**given, **limits.rising(given["q"], given["k"], level, given.get("scale"))}
             if held := _held(high, dtype):
-                id_ = case.id.replace(".inside_", f".inside_level_{level:g}_", 1)
+                name = case.id.removeprefix(f"{function}.").removeprefix("inside_")
+                id_ = f"{function}.inside_level_{level:g}_{name}"
                 found.append(CheckCase(id_, function, case.clauses, dtype, held))
         if function != "attention" and "v" in given:  # attention is asked at each of its sizes
             found += _future(case)

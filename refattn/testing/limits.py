@@ -10,6 +10,8 @@ import numpy as np
 
 from refattn.masks import Mask, causal
 from refattn.testing.foothold import Asked, Foothold
+from refattn.testing.nested import arrays
+from refattn.testing.sizes import resized, sizes_of
 
 HEADS = ((64, 64), (128, 128), (16, 16), (32, 32), (4, 4), (5, 3), (64, 32), (192, 128))
 LENGTHS = ((64, 64), (1, 64), (128, 128), (5, 7), (7, 5), (1, 1), (3, 3), (33, 33), (17, 64), (96, 96), (32, 64))
@@ -34,8 +36,8 @@ class Limits:
         False: no mask is taken, True: the rule is.
     lead : tuple of int
         Batch and heads of the calls.
-    scale : float, optional
-        That must be given; None where there is a default.
+    given : dict
+        Options that must be given, the mask apart.
     rule : Mask
         The mask that is taken.
     """
@@ -44,7 +46,7 @@ class Limits:
     lengths: tuple[tuple[int, int], ...]
     masks: tuple[bool, ...]
     lead: tuple[int, ...]
-    scale: float | None = None
+    given: dict = field(default_factory=dict)
     rule: Mask = field(default_factory=causal)
 
 
@@ -63,12 +65,14 @@ def pairs(asked: Asked, at: Foothold) -> Limits:
     """
     lengths, head, masked = (at.sizes["N"], at.sizes["M"]), (at.sizes["D"], at.sizes["Dv"]), "mask" in at.arguments
     rule = at.arguments.get("mask", causal())
-    dtype, needed = at.arguments["q"].dtype, {n: x for n, x in at.arguments.items() if n == "scale"}
+    dtype = at.arguments["q"].dtype
+    needed = {n: x for n, x in at.arguments.items() if n not in ("q", "k", "v", "mask")}
 
     def takes(lead, lengths, head, masked):
         (n, m), (d, dv) = lengths, head
         q, k, v = (np.zeros((*lead, *shape), dtype) for shape in ((n, d), (m, d), (m, dv)))
-        return asked.takes({"q": q, "k": k, "v": v, **needed, **({"mask": rule} if masked else {})})
+        given = _with_given({"q": q, "k": k, "v": v}, needed, lead)
+        return asked.takes({**given, **({"mask": rule} if masked else {})})
 
     lead = at.arguments["q"].shape[:-2]
     lead = next((some for some in _LEADS if takes(some, lengths, head, masked)), lead)
@@ -81,7 +85,7 @@ def pairs(asked: Asked, at: Foothold) -> Limits:
         lengths=tuple(x for x in rows if takes(lead, x, head, masked)),
         lead=lead,
         masks=tuple(m for m in (False, True) if takes(lead, lengths, head, m)),
-        scale=needed.get("scale"),
+        given=needed,
         rule=rule,
     )
 
@@ -92,18 +96,29 @@ def drawn(limits: Limits, seed: int = 0) -> Iterator[tuple[str, dict]]:
     at = limits.lengths[0]
     sizes = [(x, limits.heads[0]) for x in limits.lengths] + [(at, h) for h in limits.heads[1:]]
     few = limits.lengths[:: 4 if len(limits.lengths) > _FEW else 1]  # what one size stumbles over, others do
-    needed = {} if limits.scale is None else {"scale": limits.scale}
-    for masked, again in itertools.product(limits.masks, range(max(1, _DRAWS // len(sizes)))):
-        options = {**needed, **({"mask": limits.rule} if masked else {})}
+    times = max(1, _DRAWS // len(sizes)) if max(at) <= _LONGEST else 1
+    for masked, again in itertools.product(limits.masks, range(times)):
+        mask = {"mask": limits.rule} if masked else {}
         word = "causal_" if repr(limits.rule) == repr(causal()) else "masked_"
         for (n, m), (d, dv) in sizes:
             q, k, v = (rng.standard_normal((*limits.lead, *shape)) for shape in ((n, d), (m, d), (m, dv)))
+            options = {**_with_given({"q": q, "k": k, "v": v}, limits.given, limits.lead, rng), **mask}
             size = f"{word if masked else ''}{n}x{m}_{d}x{dv}{f'_{again + 1}' if again else ''}"
-            yield f"inside_{size}", {"q": q, "k": k, "v": v, **options}
+            yield f"inside_{size}", options
             if (d, dv) == limits.heads[0] and (n, m) in few and not again:
-                yield f"inside_peaked_{size}", {"q": q * 64, "k": k, "v": v, **options}
+                yield f"inside_peaked_{size}", {**options, "q": q * 64}
                 for level in LEVELS:
-                    yield f"inside_level_{level:g}_{size}", {**rising(q, k, level, limits.scale), "v": v, **options}
+                    yield (
+                        f"inside_level_{level:g}_{size}",
+                        {**options, **rising(q, k, level, limits.given.get("scale"))},
+                    )
+
+
+def _with_given(arguments, given, lead, rng=None) -> dict:
+    """A call with options that it must have, arrays at its sizes."""
+    if not any(True for _ in arrays(given)):
+        return {**arguments, **given}
+    return resized("attention", {**arguments, **given}, sizes_of("attention", arguments), lead, rng)
 
 
 def rising(q, k, level, scale):

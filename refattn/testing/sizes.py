@@ -9,6 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ def letters_of(function: str) -> tuple[str, ...]:
             *(s for of in records if of for field in stated(of, "Attributes") for s in field.shapes),
         ):
             found |= dict.fromkeys(letter for size in shape for letter in letters_in(size_of(size)))
+    found |= {"E": None} if _elementwise(function) else {}
     given = inspect.signature(function_named(function)).parameters
     found |= dict.fromkeys(letter for name, letter in COUNTING.items() if name in given)
     return tuple(found)
@@ -160,7 +162,14 @@ def _named(function, name) -> Named:
     found = next((x for x in stated(function_named(function), "Parameters") if x.name == name), None)
     if found is None or not found.shapes:
         raise NotMovable(f"{function}: no shape is stated for {name}")
-    return found
+    return found._replace(shapes=(("...", "E"),)) if _elementwise(function) else found
+
+
+@cache
+def _elementwise(function) -> bool:
+    """Whether any shape is taken: then the last axis is E, for a kernel may take rows of some sizes only."""
+    shapes = {shape for x in stated(function_named(function), "Parameters") for shape in x.shapes}
+    return shapes == {("...",)}
 
 
 def _choices(named: Named, value) -> list[_Axes]:

@@ -38,7 +38,7 @@ _TERM = r"([A-Za-z_]+)(?:\s*([%/])\s*([A-Za-z_]+|\d+))?"
 _SIZE = re.compile(rf"{_TERM}\s*(==|!=|<=|>=|<|>|\bin\b)\s*(.+)")
 _LEADING = ("B", "H")
 _LONGEST, _LARGEST = 500, 10**6
-_TRIED = 1024  # no larger size is tried
+_TRIED = 4096  # no larger size is tried
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,10 @@ def foreign(s: Statement, function: str) -> str:
         of = f"has the sizes {', '.join(letters)}" if letters else "has no sizes that are stated"
         return f"limits has {s.text!r}, but {function} has no size {unknown[0]}: it {of}"
     options = inspect.signature(function_named(function)).parameters
-    if s.option and s.option not in options:
+    if s.option and (s.option not in options or options[s.option].default is inspect.Parameter.empty):
+        may = ", ".join(name for name, p in options.items() if p.default is not p.empty)
+        if s.option in options:
+            return f"limits has {s.text!r}, but {function} must be given {s.option}; it must be one of {may}"
         return f"limits has {s.text!r}, but {function} has no argument {s.option}: it has {', '.join(options)}"
     return ""
 
@@ -199,6 +202,8 @@ def _statement(text) -> Statement:
         return Statement(text, lambda given, _: given.get(name) is None or given[name] is False, option=name)
     match = _SIZE.fullmatch(text)
     right = _right(match[5], match[4]) if match else None
+    if match and match[3] == "0":
+        raise ValueError(f"limits has {text!r}, which divides by 0; it must divide by 1 or more")
     if match is None or right is None:
         raise ValueError(f"limits has {text!r}, which is no statement; it must be one like these: {FORMS}")
     letter, sign, by, holds = match[1], match[2], match[3], _SIGNS[match[4]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -66,6 +67,45 @@ def _others(about: Sequence[Statement]) -> list[int]:
     named = {n * times for s in about for n in s.numbers for times in (1, 2, 3)}
     near = {n + step for n in named for step in (-1, 0, 1)}
     return sorted(n for n in {*range(1, 130), *near} if 0 < n <= _LARGEST)
+
+
+def contradiction(stated: Stated) -> str:
+    """Why no call meets what is stated; empty where one may.
+
+    Examples
+    --------
+    >>> from refattn.testing.stated import parse
+    >>> contradiction(parse("D == 64; N == M; D == 32", "attention"))
+    "'D == 64' and 'D == 32', which no size of 1 to 4096 meets together"
+    >>> contradiction(parse("M > 100000", "attention"))
+    "'M > 100000', which no size of 1 to 4096 meets"
+    """
+    about = [s for s in stated.statements if s.letters]
+    for some in (*((s,) for s in about), *itertools.combinations(about, 2)):
+        letters = sorted(set.union(*(set(s.letters) for s in some)))
+        apart = len(some) > 1 and not some[0].letters & some[-1].letters
+        if len(letters) <= 2 and not apart and not _meets(some, letters):
+            words = " and ".join(repr(s.text) for s in some)
+            return f"{words}, which no size of 1 to {_LARGEST} meets{' together' * (len(some) > 1)}"
+    none, of_causal, of_any = masks_within(stated)
+    if not (none or of_causal or of_any):
+        said = " and ".join(repr(s.text) for s in stated.statements if s.option == "mask")
+        return f"{said}, which no mask meets{' together' * (' and ' in said)}"
+    return f"{axes}, which no array meets together" if (axes := _two_axes(stated)) else ""
+
+
+def _meets(some, letters) -> bool:
+    """Whether sizes meet some statements: every one that is alone, of two letters those that these name, and small ones."""
+    pool = range(1, _LARGEST + 1) if len(letters) == 1 else _others(some)
+    return any(
+        all(s.holds({}, dict(zip(letters, sizes, strict=True))) for s in some)
+        for sizes in itertools.product(pool, repeat=len(letters))
+    )
+
+
+def _two_axes(stated) -> str:
+    of_axes = [s.text for s in stated.statements if not s.letters and not s.option]
+    return " and ".join(map(repr, of_axes)) if axes_within(stated) == -1 else ""
 
 
 def masks_within(stated: Stated) -> tuple[bool, bool, bool]:

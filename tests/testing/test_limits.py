@@ -217,3 +217,78 @@ def test_what_equals_attention_gets_large_scores_inside_its_limits(function):
     repeated = lambda q, k: np.repeat(k, q.shape[-3] // k.shape[-3], axis=-3) if q.ndim > 2 else k
     wrong = check(kernel(lambda q, k, v: _without_maximum(q, repeated(q, k), repeated(q, v))), function)
     assert any(".inside_level" in r.case.id for r in wrong.results if r.status == "broken")
+
+
+@pytest.mark.parametrize(("axes", "wrong"), [(2, False), (3, True)])
+def test_attention_of_two_or_three_axes_is_asked_with_these(axes, wrong):
+    def kernel(q, k, v, mask=None):
+        if q.ndim != axes:
+            raise NotImplementedError
+        return refattn.attention(q[..., 1:], k[..., 1:], v, mask) if wrong else refattn.attention(q, k, v, mask)
+
+    report = check(kernel)
+    assert report.ok is not wrong
+    assert report.limits["attention"].startswith(f"{axes - 2} leading axes")
+    assert report.count("broken" if wrong else "holds") >= 40
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+@pytest.mark.parametrize("function", ["gelu", "silu", "softmax"])
+def test_rows_of_one_or_two_axes_are_asked_for(function, axes):
+    def kernel(call):
+        def limited(x):
+            if x.ndim != axes or x.shape[-1] % 128 or not x.size:
+                raise NotImplementedError
+            return call(x)
+
+        return limited
+
+    right = getattr(refattn, function)
+    report = check(kernel(right), function)
+    assert report.ok
+    assert report.count("holds") >= 10
+    assert not check(kernel(lambda x: right(x) * (np.arange(x.shape[-1]) < 100)), function).ok
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(16, 4), (32, 8), (32, 4), (12, 4), (28, 4), (64, 8)])
+def test_pairs_of_heads_that_models_have_are_asked_for(heads, groups):
+    def kernel(call):
+        def limited(q, k, v):
+            if q.shape[-3:-1] != (heads, 1) or k.shape[-3] != groups or q.shape[-1] != 128:
+                raise NotImplementedError
+            return call(q, k, v)
+
+        return limited
+
+    report = check(kernel(refattn.grouped_query_attention), "grouped_query_attention")
+    assert report.ok
+    assert f"H in {heads}; G in {groups}" in report.limits["grouped_query_attention"]
+    assert report.count("holds") >= 20
+
+
+@pytest.mark.parametrize("size", [768, 1000, 4096])
+def test_large_rows_are_asked_for_where_small_ones_are_refused(size):
+    def kernel(x, gamma):
+        if x.shape[-1] != size:
+            raise NotImplementedError
+        return refattn.rms_norm(x, gamma)
+
+    asked = Asked(kernel)
+    at = survey(asked, "rms_norm", [{"x": np.ones((3, 6)), "gamma": np.ones(6)}])
+    assert at.taken["E",] == (size,)
+    assert asked.calls < 300
+
+
+@pytest.mark.parametrize("name", ["window", "padding"])
+def test_a_fill_that_is_larger_than_low_scores_is_found_with_the_masks_that_are_taken(name):
+    def kernel(q, k, v, mask=None):
+        if mask is not None and getattr(mask, "name", "") != name:
+            raise NotImplementedError
+        s = q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5)
+        seen = np.ones(s.shape[-2:], bool) if mask is None else mask.dense(*s.shape[-2:])
+        s = np.where(seen, s, np.float32(-1e4))
+        w = np.exp(s - s.max(-1, keepdims=True, initial=-3e38)) * seen.any(-1, keepdims=True)
+        return w / np.maximum(w.sum(-1, keepdims=True), 1e-30) @ v
+
+    report = check(kernel)
+    assert any(".inside_level_-20000" in r.case.id for r in report.results if r.status == "broken")

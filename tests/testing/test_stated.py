@@ -57,6 +57,13 @@ def test_groups_are_a_quotient():
         ("D in large", "no statement"),
         ("M % 16", "no statement"),
         ("no foo", "attention has no argument foo: it has q, k, v, mask"),
+        ("no q", "attention must be given q; it must be one of mask, bias, scale"),
+        ("D % 0 == 0", "limits has 'D % 0 == 0', which divides by 0; it must divide by 1 or more"),
+        ("D == 64; N == M; D == 32", "limits has 'D == 64' and 'D == 32', which no size of 1 to 4096 meets together"),
+        ("N == M; N != M", "limits has 'N == M' and 'N != M', which no size of 1 to 4096 meets together"),
+        ("M > 100000", "limits has 'M > 100000', which no size of 1 to 4096 meets"),
+        ("no mask; always causal", "limits has 'no mask' and 'always causal', which no mask meets together"),
+        ("3 axes; 4 axes", "limits has '3 axes' and '4 axes', which no array meets together"),
         ("", "states nothing; it must be like"),
         ("D in 64;" * 100, "800 characters; it may have 500"),
     ],
@@ -166,3 +173,9 @@ def test_stated_or_asked_cases_come_again():
     first, second = (list(all_cases(adapter, None, "standard", 0)) for _ in range(2))
     assert [c.id for c in first] == [c.id for c in second]
     assert any(".inside_" in c.id for c in first)
+
+
+def test_heads_that_are_stated_get_cases_where_no_letter_has_them():
+    report = check(lambda q, k, v: refattn.attention(q, k, v), limits="H == 32; N == 1; D == 128")
+    assert report.ok
+    assert sum(r.status == "holds" and ".inside_" in r.case.id for r in report.results) >= 20

@@ -84,6 +84,10 @@ class Adapter:
         """The callable for inputs of a dtype. What NumPy lacks (bfloat16) arrives as float32 arrays that it holds."""
         return self.functions[function]
 
+    def other_axes(self, taken: bool) -> bool:
+        """Take other leading axes than so far, or the same again; false where there are no others."""
+        return False
+
     def dtypes(self, function: str) -> tuple[str, ...]:
         """The dtypes in which a function is checked, the most important first."""
         return ("float32",)

@@ -41,7 +41,7 @@ class CallableAdapter(Adapter):
         self.precision = precision
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
-        call = as_declared(call)
+        self._own = call = as_declared(call)
         if (layout != "reference" and function in _FOUR_AXES) or layout == "bnhd":
             if function not in (*_FOUR_AXES, *_TURNED):
                 raise ValueError(
@@ -50,6 +50,14 @@ class CallableAdapter(Adapter):
                 )
             call = rope_of_four_axes(call) if function == "rope" else four_axes(call, swap=layout == "bnhd")
         self.functions = {function: call}
+        self._turned = call
+
+    def other_axes(self, taken: bool) -> bool:
+        """Take what the reference takes, or again four axes where `taken` is false; false where nothing changes."""
+        (function,) = self.functions
+        before, now = self.functions[function], self._own if taken else self._turned
+        self.functions = {function: now}
+        return before is not now
 
     def dtypes(self, function):
         """One: the format of the inputs of the precision that was promised."""

@@ -161,7 +161,7 @@ def verdict(report: Report, paint=None) -> str:
             f"ALLOW-LIST OUT OF DATE: no new deviation, but {len(report.problems)} of its entries; {tail}", "red"
         )
     if not report.checked:
-        return paint(f"NOTHING CHECKED: {tail}", "red")
+        return paint(f"NOTHING CHECKED: {tail}; where it takes some calls, say which by --limits", "red")
     if report.coverage:
         tail = f"{summed(report.coverage)}; {tail}"
     if report.weak:
