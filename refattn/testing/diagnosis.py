@@ -148,14 +148,33 @@ def _clearly(fitting, judgements, away) -> bool:
     return any(c.fits[j.result] * _CLEARLY <= away[j.result] for c in fitting for j in judgements if j.wrong)
 
 
-def explained_by(judgements: list[Judged], v: Variant) -> dict[str, list[Explanation]]:
-    """For each wrong result of a call the one variant that is asked about; empty where it does not explain the call."""
+def explained_by(judgements: list[Judged], v: Variant, *, won: bool = False) -> dict[str, list[Explanation]]:
+    """For each wrong result of a call the one variant that is asked about; empty where it does not explain the call.
+
+    A variant that `won` in other calls need only fit: a call that is hardly wrong may be hardly nearer to it.
+    """
     if any(j.got.shape != j.want.shape for j in judgements):
         return {}
     judgements = _narrowed(judgements)
-    value = v.results(judgements[0].args, judgements[0].kwargs)
-    c = None if value is None else _candidate(v, value, judgements, _away(judgements))
-    return {j.result: [_explanation(c)] for j in judgements if j.wrong} if c is not None and c.explains else {}
+    value, wrong = v.results(judgements[0].args, judgements[0].kwargs), [j for j in judgements if j.wrong]
+    if value is None:
+        return {}
+    c = _candidate(v, value, judgements, _away(judgements))
+    if c is not None and c.explains:
+        return {j.result: [_explanation(c)] for j in wrong}
+    fit = _hardly_off(value, judgements) if won else np.inf
+    return {j.result: [Explanation(v.name, fit, v, fit)] for j in wrong} if fit <= 1 else {}
+
+
+def _hardly_off(value, judgements) -> float:
+    """How far all results are from a variant's, in bounds; infinitely where one that is wrong is no nearer to it."""
+    fits, away = [], _away(judgements)
+    for j in judgements:
+        x = value.get(j.result)
+        near = x is not None and np.shape(x) == j.got.shape
+        fit = distance(j.got, _stored(x, j), j.limit) if near else np.inf
+        fits.append(np.inf if j.wrong and fit >= away[j.result] else fit if near or j.wrong else 0.0)
+    return max(fits)
 
 
 def _narrowed(judgements):

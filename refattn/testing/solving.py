@@ -11,6 +11,7 @@ import numpy as np
 from refattn.testing.constants import of_lse
 from refattn.testing.mechanisms.attention.variants import evaluate
 from refattn.testing.narrowing import Rows, arguments, as_attention, few_rows
+from refattn.testing.tails import sizes
 from refattn.testing.variants import Family, NotApplicable, Variant, families, variants
 
 _NEAR = 8.0  # bounds within which a few rows must lie for a value to be tried on all
@@ -44,6 +45,8 @@ def settled(judgements, ratio) -> list[Variant]:
                 found[family.example.name] = [make(v) for v in members]
         if members := of_lse(wrong[-1]):
             found[members[0].name] = members
+    elif first in wrong:
+        found = _of_rows(wrong)
     return [v for own in variants(first.function) for v in found.get(own.name, [own])]
 
 
@@ -120,6 +123,20 @@ def _of_masks(judged) -> dict[str, list[Variant]]:
         values = [x for x in family.values(call["n"], call["m"], mask) if _is(family.build(x), judged)]
         if values:
             found[family.example.name] = [family.member(values[0], values[1:], mask)]
+    return found
+
+
+def _of_rows(wrong) -> dict[str, list[Variant]]:
+    """The members of families of blocks of rows that lie near all wrong results of a call, those of like results as one."""
+    first, found = wrong[0], {}
+    for family, make in families(first.function):
+        alike: dict[bytes, list] = {}
+        for value in sizes() if family.values is sizes else ():
+            got = make(family.member(value)).results(first.args, first.kwargs) or {}
+            if all(j.result in got and _off(got[j.result], j.got, _usual(j.limit)) <= _NEAR for j in wrong):
+                alike.setdefault(b"".join(got[j.result].tobytes() for j in wrong), []).append(value)
+        if alike:
+            found[family.example.name] = [make(family.member(x[0], x[1:])) for x in list(alike.values())[:_MEMBERS]]
     return found
 
 

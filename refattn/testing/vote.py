@@ -272,18 +272,23 @@ class _Vote:
         return sum(self.by_id[i].deviation == name for i in cases)
 
     def _held_to_winners(self, chosen, left) -> set:
-        """Cases that were not explained one by one are held to the causes that won among the others."""
+        """Cases that were not explained one by one, or alone only by rounding, are held to the causes that won elsewhere."""
         for i in sorted(left):
             judgements = [c.judged for c in self.by_id[i].comparisons if c.judged is not None]
-            if any(c.explanations for c in self.by_id[i].comparisons) or not judgements:
+            explained = any(c.explanations for c in self.by_id[i].comparisons)
+            if not judgements or (explained and not self._only_rounding(i)):
                 continue
             for name in chosen:
-                if name in self.known and (found := explained_by(judgements, self.known[name])):
+                if name in self.known and (found := explained_by(judgements, self.known[name], won=True)):
                     self.by_id[i] = _with_explanation(self.by_id[i], found)
                     chosen[name].add(i)
                     left = left - {i}
                     break
         return left
+
+    def _only_rounding(self, i) -> bool:
+        """Whether a coarser precision fits a case, and no variant does."""
+        return bool(self.fits[i]) and all(name.startswith(_PRECISION) for name in self.fits[i])
 
     def _almost(self, chosen, left):
         """What a cause explains but for a small rest has it and a smaller one beside it."""

@@ -371,6 +371,12 @@ PIECES = [
         "gradient/softmax_diagonal gradient/softmax_last_axis",
     ),
     case(
+        "softmax_vjp.wide.0001: GRAD-SOFTMAX; Gradient Tiles",
+        call("softmax_vjp", **rows("softmax wide", 2, 70)),
+        "gradient/tail_unsummed",
+        comment="70 entries: a block of 64 and a rest.",
+    ),
+    case(
         "softmax_vjp.absent.0001: GRAD-SOFTMAX GRAD-ABSENT; Gradient Poison EmptyRow",
         call(
             "softmax_vjp",
@@ -450,6 +456,12 @@ PIECES = [
         comment="Neither gain nor offset.",
     ),
     case(
+        "layer_norm_vjp.wide.0001: GRAD-LAYERNORM; Gradient Tiles",
+        call("layer_norm_vjp", **rows("layer wide", 2, 70), gamma=gains("layer wide", 70)),
+        "gradient/tail_dropped gradient/tail_unsummed",
+        comment="70 entries: a block of 64 and a rest.",
+    ),
+    case(
         "layer_norm_vjp.refuse.0001: GRAD-REFUSE; Gradient WrongInput",
         call("layer_norm_vjp", **rows("layer refuse", 2, 3) | {"d_out": grid("layer refuse d", (3,))}, gamma=None),
         comment="A cotangent for one row of two.",
@@ -469,6 +481,12 @@ PIECES = [
             unit_offset=True,
         ),
         "gradient/rms_norm_constant gradient/rms_norm_centred gradient/rms_norm_offset_forgotten",
+    ),
+    case(
+        "rms_norm_vjp.wide.0001: GRAD-RMSNORM; Gradient Tiles",
+        call("rms_norm_vjp", **rows("rms wide", 2, 70), gamma=gains("rms wide", 70)),
+        "gradient/tail_dropped gradient/tail_unsummed",
+        comment="70 entries: a block of 64 and a rest.",
     ),
     *activation("relu", near="gradient/relu_one_at_zero"),
     *activation("squared_relu", far="gradient/squared_relu_without_2", near="gradient/squared_relu_without_2"),

@@ -9,6 +9,9 @@ TINY = grid("norm tiny", (3, 5), scale=2.0**-9)  # entries near 0.003: their squ
 SPIKE = tensor([[0.5, -1024.0, 2.0, 0.25, -3.0], [0.0, 0.0, 0.0, 0.0, 8192.0]])
 EQUAL = tensor([[3.5, 3.5, 3.5, 3.5, 3.5], [0.0, 0.0, 0.0, 0.0, 0.0], [-240.0, -240.0, -240.0, -240.0, -240.0]])
 FAR = tensor([[1024.0, 1032.0, 1016.0, 1040.0, 1032.0], [-1040.0, -1024.0, -1032.0, -1056.0, -1016.0]])
+# More entries than a kernel takes at once, with a rest; their mean is far from 0.
+WIDE = tensor([[k + 2.0 for k in row] for row in (grid("norm wide 0", (70,)).data, grid("norm wide 1", (70,)).data)])
+WIDE_GAMMA = grid("norm wide gamma", (70,), bits=6)
 
 
 def refused(number, function, comment, **arguments):
@@ -72,6 +75,12 @@ CASES = [
         comment="One axis in the middle: the channels of (batch, channels, positions).",
     ),
     case(
+        "layer_norm.wide.0001: LAYERNORM-OUT LAYERNORM-VARIANCE; Tiles",
+        call("layer_norm", x=WIDE, gamma=WIDE_GAMMA, beta=grid("norm wide beta", (70,), bits=6)),
+        "norm/tail_dropped norm/tail_unsummed norm/tail_zeros norm/tail_deviates",
+        comment="70 entries: a block of 64 and a rest.",
+    ),
+    case(
         "rms_norm.rows.0001: RMSNORM-OUT NORM-AFFINE; Basic",
         call("rms_norm", x=ROWS, gamma=GAMMA),
         "rms_norm/centred rms_norm/sum_of_squares rms_norm/gamma_dropped rms_norm/unit_offset_always",
@@ -120,6 +129,12 @@ CASES = [
         "rms_norm.axis.0001: NORM-AXES; OtherAxis",
         call("rms_norm", x=ROWS, gamma=grid("gamma 3", (3,)), axis=-2),
         "norm/axis_to_last norm/only_last_axis",
+    ),
+    case(
+        "rms_norm.wide.0001: RMSNORM-OUT; Tiles",
+        call("rms_norm", x=WIDE, gamma=WIDE_GAMMA),
+        "norm/tail_dropped norm/tail_unsummed norm/tail_zeros",
+        comment="70 entries: a block of 64 and a rest.",
     ),
     refused(1, "layer_norm", "One gain for all entries is not broadcast.", x=ROWS, gamma=tensor([2.0])),
     refused(2, "layer_norm", "Beta is for other axes.", x=ROWS, gamma=GAMMA, beta=grid("beta 3", (3,))),

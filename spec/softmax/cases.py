@@ -4,10 +4,17 @@ from ..exact import Tensor, inf, nan, tensor
 from ..vectors import call, case, grid
 
 ROWS = grid("softmax rows", (2, 3, 5), scale=4)  # 2 x 3 rows of 5, none of the sizes equal
+WIDE = grid("softmax wide", (2, 70))  # more than a kernel takes at once, with a rest
 
 CASES = [
     case("softmax.rows.0001: SOFTMAX-NORMAL; Basic", call("softmax", x=ROWS), "softmax/base_2"),
     case("softmax.axis.0001: SOFTMAX-NORMAL; OtherAxis", call("softmax", x=ROWS, axis=1), "softmax/last_axis"),
+    case(
+        "softmax.wide.0001: SOFTMAX-NORMAL; Tiles",
+        call("softmax", x=WIDE),
+        "softmax/tail_dropped softmax/tail_zeros",
+        comment="70 entries: a block of 64 and a rest.",
+    ),
     case(
         "softmax.large.0001: SOFTMAX-SHIFT SOFTMAX-NORMAL; LargeLogits",
         call(
@@ -36,6 +43,7 @@ CASES = [
     case(
         "logsumexp.axis.0001: LSE-NATURAL; OtherAxis", call("logsumexp", x=ROWS, axis=0), "lse/base_2 lse/maximum_only"
     ),
+    case("logsumexp.wide.0001: LSE-NATURAL; Tiles", call("logsumexp", x=WIDE), "lse/tail_dropped lse/tail_zeros"),
     case(
         "logsumexp.large.0001: LSE-SHIFT LSE-NATURAL; LargeLogits",
         call("logsumexp", x=tensor([[1000.0, 1004.0, 1000.0], [-1000.0, -1004.0, -1000.0]])),

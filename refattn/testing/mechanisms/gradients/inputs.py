@@ -16,6 +16,7 @@ from refattn.testing.mechanisms.attention.options import SHAPES, each_option, em
 from refattn.testing.mechanisms.feedforward import inputs as of_feedforward
 from refattn.testing.mechanisms.heads import inputs as of_heads
 from refattn.testing.mechanisms.softmax import inputs as of_softmax
+from refattn.testing.tails import WIDE, needled
 
 Random = Callable[[Draw], dict]
 Directed = Callable[[Draw, str], Iterator[Case]]
@@ -241,6 +242,8 @@ def logsumexps(draw: Draw, effort: str) -> Iterator[Case]:
     for name, level in (("up", 30000.0), ("down", -30000.0)):
         x = draw.round(draw.normal(5, 7, scale=4.0) + level)
         yield f"scores_{name}", ("GRAD-SOFTMAX",), {"d_out": draw.normal(5), "x": x}
+    for width in WIDE:
+        yield f"wide_{width}", ("GRAD-SOFTMAX",), {"d_out": draw.normal(2), "x": needled(draw.normal(2, width))}
     yield "where", ("GRAD-SOFTMAX", "GRAD-ABSENT"), {"d_out": draw.normal(5), **_absent(draw)}
 
 
@@ -258,6 +261,8 @@ def softmaxes(draw: Draw, effort: str) -> Iterator[Case]:
     for axis in (-1, 0):
         given = {"d_out": draw.normal(6, 6), "x": draw.normal(6, 6, scale=2.0), "axis": axis}
         yield f"square{'_first_axis' * (axis == 0)}", ("GRAD-SOFTMAX",), given
+    for width in WIDE:
+        yield f"wide_{width}", ("GRAD-SOFTMAX",), {"d_out": draw.normal(2, width), "x": needled(draw.normal(2, width))}
     yield "where", ("GRAD-SOFTMAX", "GRAD-ABSENT"), {"d_out": draw.normal(5, 7), **_absent(draw)}
 
 
@@ -274,6 +279,8 @@ def norms(draw: Draw, effort: str) -> Iterator[Case]:
     spike[:, 5] = 100.0
     yield "spike", both, case(spike)
     yield "offset", both, case(draw.normal(3, 37) + 8.0)
+    for width in WIDE:
+        yield f"wide_{width}", both, case(needled(draw.normal(2, width) + 2.0))
     yield "square", both, case(draw.normal(7, 7) * 2.0 ** np.arange(-3, 4)[:, None])
     x = draw.normal(5, 5)
     yield "square_first_axis", both, {"d_out": draw.normal(5, 5), "x": x, "gamma": draw.normal(5), "axis": 0}

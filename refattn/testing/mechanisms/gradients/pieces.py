@@ -26,6 +26,7 @@ from refattn.gradients import (
 )
 from refattn.positions import rope, rotate
 from refattn.softmax import softmax
+from refattn.testing.mechanisms.norms.variants import axes_of
 from refattn.testing.registry import NotApplicable, variant
 
 # --- softmax --------------------------------------------------------------------------------------------------------
@@ -103,13 +104,13 @@ def merge_no_guard(d_out, out_a, lse_a, out_b, lse_b, *, d_lse=None):
 # --- norms ----------------------------------------------------------------------------------------------------------
 
 
-def _axes(axis, x):
-    return tuple(n % x.ndim for n in (axis if isinstance(axis, tuple | list) else (axis,)))
+def _mean(x, axes):
+    return np.mean(x, axis=axes, keepdims=True)
 
 
-def _norm(d_out, x, gamma, eps, axis, *, centre, mean, square, offset=0.0):
-    """The gradient of a norm by x, with or without the terms through the mean and the mean square."""
-    axes = _axes(axis, x)
+def norm_by_x(d_out, x, gamma, eps, axis, *, centre, mean, square, offset=0.0, over=_mean):
+    """The gradient of a norm by x, with or without the terms through the mean and the mean square, which `over` takes."""
+    axes = axes_of(axis, x)
     gain = 1.0
     if gamma is not None:
         gain = offset + np.reshape(gamma, [x.shape[n] if n in axes else 1 for n in range(x.ndim)])
@@ -117,14 +118,14 @@ def _norm(d_out, x, gamma, eps, axis, *, centre, mean, square, offset=0.0):
         y = x - x.mean(axis=axes, keepdims=True) if centre else x
         r = 1.0 / np.sqrt(np.mean(y * y, axis=axes, keepdims=True) + eps)
         y, g = r * y, gain * d_out
-        through_mean = np.mean(g, axis=axes, keepdims=True) if mean else 0.0
-        through_square = y * np.mean(g * y, axis=axes, keepdims=True) if square else 0.0
+        through_mean = over(g, axes) if mean else 0.0
+        through_square = y * over(g * y, axes) if square else 0.0
         return r * (g - through_mean - through_square)
 
 
 def _layer(d_out, x, gamma, beta, eps, axis, **terms):
     found = layer_norm_vjp(d_out, x, gamma, beta, eps=eps, axis=axis)
-    return found._replace(x=_norm(d_out, x, gamma, eps, axis, centre=True, **terms))
+    return found._replace(x=norm_by_x(d_out, x, gamma, eps, axis, centre=True, **terms))
 
 
 @variant("gradient/layer_norm_mean_constant", "GRAD-LAYERNORM", "layer_norm_vjp")
@@ -158,7 +159,7 @@ def layer_norm_eps_default(d_out, x, gamma, beta=None, *, eps=1e-5, axis=-1):
 
 def _rms(d_out, x, gamma, eps, axis, unit_offset, **terms):
     found = rms_norm_vjp(d_out, x, gamma, eps=eps, axis=axis, unit_offset=unit_offset)
-    return found._replace(x=_norm(d_out, x, gamma, eps, axis, centre=False, offset=float(unit_offset), **terms))
+    return found._replace(x=norm_by_x(d_out, x, gamma, eps, axis, centre=False, offset=float(unit_offset), **terms))
 
 
 @variant("gradient/rms_norm_constant", "GRAD-RMSNORM", "rms_norm_vjp")

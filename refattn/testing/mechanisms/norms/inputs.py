@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from refattn.testing.inputs import Case, Draw
+from refattn.testing.tails import WIDE, needled
 
 
 def rows(draw: Draw) -> dict:
     """Rows normalised over their last axes: of any size, or far from 0, or with a spike, or all 0; perhaps with an eps."""
-    shape = draw.between(2, 4), draw.between(2, 5), draw.between(3, draw.pick(12, 130))
+    shape = draw.between(2, 4), draw.between(2, 5), draw.pick(*(draw.between(3, most) for most in (12, 130)), *WIDE)
     x = draw.normal(*shape)
     kind = draw.pick("plain", "small", "large", "offset", "spike", "zeros")
     if kind in ("small", "large"):
@@ -80,6 +81,8 @@ def _norms(draw, clause, case):
     yield "offset", (clause,), case(draw.normal(3, 37) + 8.0)
     yield "far_offset", (clause,), case(draw.normal(3, 37) + 1000.0)
     yield "two_scales", (clause,), case(draw.normal(3, 5, 11) * np.array([1e-3, 1.0, 100.0])[:, None, None])
+    for width in WIDE:  # a mean far from 0, so that zeros in its place are seen
+        yield f"wide_{width}", (clause,), case(needled(draw.normal(2, width) + 2.0))
     yield "square", (clause,), case(draw.normal(7, 7) * 2.0 ** np.arange(-3, 4)[:, None] + 1.0)
     yield "square_first_axis", ("NORM-AXES",), case(draw.normal(5, 5), axis=0)
     for name, axis in (("middle", 1), ("last_two", (-2, -1)), ("ends", (0, 2))):

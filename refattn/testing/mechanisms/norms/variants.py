@@ -10,11 +10,12 @@ from refattn.norms import rms_norm as right_rms_norm
 from refattn.testing.registry import NotApplicable, variant
 
 
-def _axes(axis, x):
+def axes_of(axis, x) -> tuple[int, ...]:
+    """The normalised axes, from 0."""
     return tuple(n % x.ndim for n in (axis if isinstance(axis, tuple | list) else (axis,)))
 
 
-def _affine(y, gamma, beta, axes):
+def affine(y, gamma, beta, axes):
     """Gain and offset of the shape of some axes."""
     shape = tuple(y.shape[n] if n in axes else 1 for n in range(y.ndim))
     y = y if gamma is None else y * np.reshape(gamma, shape)
@@ -23,19 +24,19 @@ def _affine(y, gamma, beta, axes):
 
 def _layer_norm(x, gamma, beta, eps, axis, *, over=None, ddof=0, root=None, centre=True, variance=None):
     """LayerNorm in plain NumPy with replaceable parts."""
-    axes = _axes(axis, x)
+    axes = axes_of(axis, x)
     over = axes if over is None else over
     root = root or (lambda v: np.sqrt(v + eps))
     with np.errstate(all="ignore"):
         centred = x - x.mean(axis=over, keepdims=True)
         v = variance(x, over) if variance else (centred**2).sum(axis=over, keepdims=True)
         v = v if variance else v / (np.prod([x.shape[n] for n in over]) - ddof)
-        return _affine((centred if centre else x) / root(v), gamma, beta, axes)
+        return affine((centred if centre else x) / root(v), gamma, beta, axes)
 
 
 def _rms_norm(x, gamma, eps, axis, unit_offset, *, over=None, root=None, sums=False, centre=False):
     """RMSNorm in plain NumPy with replaceable parts."""
-    axes = _axes(axis, x)
+    axes = axes_of(axis, x)
     over = axes if over is None else over
     root = root or (lambda v: np.sqrt(v + eps))
     if gamma is not None and unit_offset:
@@ -43,7 +44,7 @@ def _rms_norm(x, gamma, eps, axis, unit_offset, *, over=None, root=None, sums=Fa
     with np.errstate(all="ignore"):
         x = x - x.mean(axis=over, keepdims=True) if centre else x
         square = (x**2).sum(axis=over, keepdims=True) if sums else (x**2).mean(axis=over, keepdims=True)
-        return _affine(x / root(square), gamma, None, axes)
+        return affine(x / root(square), gamma, None, axes)
 
 
 # --- epsilon --------------------------------------------------------------------------------------------------------
@@ -104,14 +105,14 @@ def rms_norm_eps_dropped(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 @variant("layer_norm/eps_after_rescale", "NORM-EPS", "layer_norm", seen=["apple/coremltools#2822"])
 def layer_norm_eps_after_rescale(x, gamma, beta=None, *, eps=1e-5, axis=-1):
     """The row is divided by its largest entry first, so that epsilon acts as epsilon times its square."""
-    largest = np.abs(x).max(axis=_axes(axis, x), keepdims=True)
+    largest = np.abs(x).max(axis=axes_of(axis, x), keepdims=True)
     return _layer_norm(x, gamma, beta, eps, axis, root=lambda v: np.sqrt(v + eps * largest**2))
 
 
 @variant("rms_norm/eps_after_rescale", "NORM-EPS", "rms_norm", seen=["apple/coremltools#2822"])
 def rms_norm_eps_after_rescale(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
     """The row is divided by its largest entry first, so that epsilon acts as epsilon times its square."""
-    largest = np.abs(x).max(axis=_axes(axis, x), keepdims=True)
+    largest = np.abs(x).max(axis=axes_of(axis, x), keepdims=True)
     return _rms_norm(x, gamma, eps, axis, unit_offset, root=lambda v: np.sqrt(v + eps * largest**2))
 
 
@@ -147,7 +148,7 @@ def layer_norm_one_pass_variance(x, gamma, beta=None, *, eps=1e-5, axis=-1):
 @variant("layer_norm/uncentred", "LAYERNORM-OUT", "layer_norm")
 def layer_norm_uncentred(x, gamma, beta=None, *, eps=1e-5, axis=-1):
     """The mean is not subtracted: RMSNorm with an offset."""
-    return _affine(right_rms_norm(x, None, eps=eps, axis=axis), gamma, beta, _axes(axis, x))
+    return affine(right_rms_norm(x, None, eps=eps, axis=axis), gamma, beta, axes_of(axis, x))
 
 
 @variant("rms_norm/centred", "RMSNORM-OUT", "rms_norm")
@@ -166,7 +167,7 @@ def rms_norm_sum_of_squares(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 
 
 def _only_last(axis, x):
-    if _axes(axis, x) == (x.ndim - 1,):
+    if axes_of(axis, x) == (x.ndim - 1,):
         raise NotApplicable
     return (x.ndim - 1,)
 
@@ -184,9 +185,9 @@ def rms_norm_only_last_axis(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 
 
 def _to_last(axis, x):
-    if _axes(axis, x)[-1] == x.ndim - 1:
+    if axes_of(axis, x)[-1] == x.ndim - 1:
         raise NotApplicable
-    return tuple(range(_axes(axis, x)[0], x.ndim))
+    return tuple(range(axes_of(axis, x)[0], x.ndim))
 
 
 @variant(
@@ -299,10 +300,10 @@ def rms_norm_over_everything(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
 @variant("rms_norm/mean_of_magnitudes", "RMSNORM-OUT", "rms_norm")
 def rms_norm_mean_of_magnitudes(x, gamma, *, eps=1e-6, axis=-1, unit_offset=False):
     """The row is divided by the mean of its magnitudes instead of the root of its mean square."""
-    axes = _axes(axis, x)
+    axes = axes_of(axis, x)
     if gamma is not None and unit_offset:
         gamma = 1.0 + gamma
-    return _affine(x / (np.abs(x).mean(axis=axes, keepdims=True) + eps), gamma, None, axes)
+    return affine(x / (np.abs(x).mean(axis=axes, keepdims=True) + eps), gamma, None, axes)
 
 
 # --- DeepNorm -------------------------------------------------------------------------------------------------------

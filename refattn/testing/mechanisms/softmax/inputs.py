@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from refattn.testing.inputs import Case, Draw
+from refattn.testing.tails import WIDE, needled
 
 
 def logits(draw: Draw) -> dict:
@@ -48,6 +49,8 @@ def scores(draw: Draw, effort: str) -> Iterator[Case]:
     rows = draw.round(draw.normal(6, 6) + 8.0 * np.arange(6)[:, None])
     yield "square", ("SOFTMAX-NORMAL",), {"x": rows}
     yield "square_first_axis", ("SOFTMAX-NORMAL",), {"x": rows, "axis": 0}
+    for width in WIDE:
+        yield f"wide_{width}", ("SOFTMAX-NORMAL",), {"x": needled(draw.normal(2, width))}
     yield "large", ("SOFTMAX-SHIFT",), {"x": draw.round(draw.normal(3, 7, scale=4.0) + 30000.0)}
     yield "all_negative", ("SOFTMAX-SHIFT",), {"x": draw.round(draw.normal(3, 7, scale=4.0) - 30000.0)}
     holes = draw.normal(3, 7)
