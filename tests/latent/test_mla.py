@@ -123,9 +123,12 @@ def test_dtypes_and_masks_for_each_sequence(library):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"w_dkv": W.w_dkv[:, : R - 1]}, "w_dkv has 7 columns, kv_norm has R = 8"),
-        ({"w_dkv": W.w_dkv[1:]}, r"w_dkv has shape \(9, 12\); its first axis must be E = 10"),
-        ({"w_ukv": W.w_ukv[1:]}, r"w_ukv has shape \(7, 33\); its first axis must be R = 8"),
+        ({"w_dkv": W.w_dkv[:, : R - 1]}, r"kv_norm has shape \(8,\); R must be 1 to 7, the columns of w_dkv"),
+        ({"w_dkv": W.w_dkv[1:]}, r"w_dkv has shape \(9, 12\); it must be \(E, R\+Dr\) with E = 10, as in x"),
+        (
+            {"w_ukv": W.w_ukv[1:]},
+            r"w_ukv has shape \(7, 33\); it must be \(R, H·\(Dn\+Dv\)\) with R = 8, as in kv_norm",
+        ),
         ({"w_q": W.w_q[:, 1:]}, "w_q has 29 columns"),
         ({"w_o": W.w_o[1:]}, "w_o has 14 rows, which must be H·Dv = 15"),
         ({"q_norm": None}, "w_dq and q_norm must be given together"),
@@ -143,7 +146,10 @@ BAD_MASKS = {
     "other keys": (np.ones((9, 9), dtype=bool), "M differs"),
     "list": ([[True]], "mask is a list"),
     "numbers": (np.ones((N, N)), "mask has dtype float64"),
-    "rule's data": (masks.padding(np.full((5, 1, 1), 3)), r"mask has leading axes \(5, 2\); those of x are \(2,\)"),
+    "rule's data": (
+        masks.padding(np.full((5, 1, 1), 3)),
+        r"mask has leading axes \(5, 2, 3\); those of x and its heads are \(2, 3\)",
+    ),
 }
 BAD = [
     *({"mask": mask, "error": error} for mask, error in BAD_MASKS.values()),
