@@ -58,7 +58,8 @@ def axes(**named):
     dict
         From a letter to a size: {"E": 8, "H·D": 12}.
     """
-    sizes, of = {}, {}
+    sizes: dict[str, int] = {}
+    of: dict[str, str] = {}
     for name, (x, letters) in named.items():
         if x is None:
             continue
