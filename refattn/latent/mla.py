@@ -148,12 +148,8 @@ def multi_head_latent_attention(
     fields = arguments.params(params, MultiHeadLatentParams)._asdict()
     xp, x, *weights = backend.floating(x=x, **fields, optional="w_dq q_norm")
     params = MultiHeadLatentParams(*weights)
-    sizes, rope, absorbed = (
-        _checked_sizes(x, params, heads),
-        _checked_rotation(rope),
-        backend.flag("absorbed", absorbed),
-    )
-    eps = backend.number("eps", eps, least=0)
+    sizes, rope, eps = _checked_sizes(x, params, heads), _checked_rotation(rope), backend.number("eps", eps, least=0)
+    attend = absorbed_heads if backend.flag("absorbed", absorbed) else explicit_heads
     scale = default_scale(sizes) if scale is None else backend.number("scale", scale)
     before = _checked_length(cache)
     after = before + x.shape[-2]
@@ -168,7 +164,6 @@ def multi_head_latent_attention(
         if cache is not None:
             latents, rope_keys, k_positions, q_positions = cache.append(latents, rope_keys)
             mask = cache.mask if mask is None else mask
-        attend = absorbed_heads if absorbed else explicit_heads
         where = {"q_positions": q_positions, "k_positions": k_positions}
         out = attend(xp, q_n, q_r, latents, rope_keys, w_k, w_v, mask, scale=scale, **where)
         if out.shape[:-2] != (*x.shape[:-2], heads):  # the data of a rule had axes that x has not

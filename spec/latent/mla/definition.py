@@ -82,23 +82,18 @@ def softmax(scores, visible):
     return SOFTMAX["softmax"](scores, where=visible)["out"]
 
 
-def _latents(rotate):
+def formulation(one_head, rotate):
+    """Both functions, with one of the forms of a head and one of a rotation."""
+
     def latents_of(x, params, positions, rope, eps=1e-6):
         c, k_r = latents(x, params["fields"], positions, rope["fields"], eps, rotate)
         return {"latents": c, "rope_keys": k_r}
 
-    return latents_of
+    return {
+        "latent.latents_of": latents_of,
+        "latent.multi_head_latent_attention": lambda **given: {"out": latent_attention(one_head, rotate, **given)},
+    }
 
 
-def _attention(one_head, rotate):
-    return lambda **arguments: {"out": latent_attention(one_head, rotate, **arguments)}
-
-
-FUNCTIONS = {
-    "latent.latents_of": _latents(rope_over_tokens),
-    "latent.multi_head_latent_attention": _attention(explicit, rope_over_tokens),
-}
-SECOND = {
-    "latent.latents_of": _latents(rope_by_complex_numbers),
-    "latent.multi_head_latent_attention": _attention(absorbed, rope_by_complex_numbers),
-}
+FUNCTIONS = formulation(explicit, rope_over_tokens)
+SECOND = formulation(absorbed, rope_by_complex_numbers)

@@ -94,7 +94,7 @@ def _kept(given):
 
 def layers(draw: Draw, effort: str) -> Iterator[Case]:
     """Random layers, and those in which certain mistakes cannot hide, each both explicit and absorbed."""
-    for cases in (mixed, options, rotations, decoding, memory_layouts, exact_numbers, by_position, by_scale):
+    for cases in (mixed, options, rotations, decoding, memory_layouts, exact_numbers, by_scale):
         for name, clause, given in cases(draw):
             yield name, (clause,), {**given, "absorbed": False}
             yield f"{name}_absorbed", (clause, "MLA-ABSORBED"), {**given, "absorbed": True}
@@ -196,23 +196,6 @@ def exact_numbers(draw: Draw):
     one = {"mask": np.arange(n) == np.array([5, 0, 3, 1, 4, 2])[:, None]}
     w_q = draw.integers(-3, 3, *params.w_q.shape).astype(np.float64)
     yield "integers_one_key", "MLA-OUT", {**x, "params": params._replace(w_q=w_q), **one}
-
-
-def by_position(draw: Draw):
-    """All keys are the same before they turn, and each head looks back by some steps: kills whatever moves a position."""
-    n, dr, dv, h = 8, 8, 3, 2
-    eye, none, ahead = np.eye(n), np.zeros((n, n)), np.tile([1.0, 0.0], dr // 2)
-    back = [6.0 * Rope(8.0)(ahead[None], np.array([-steps])) for steps in (1, 3)]
-    params = MultiHeadLatentParams(
-        w_dkv=np.concatenate([eye, np.tile(ahead, (n, 1))], axis=1),
-        kv_norm=np.ones(n),
-        w_ukv=np.concatenate([part for _ in range(h) for part in (eye, draw.normal(n, dv))], axis=1),
-        w_o=np.eye(h * dv),
-        w_q=draw.round(np.concatenate([part for q in back for part in (none, np.tile(q, (n, 1)))], axis=1)),
-    )
-    x = {"x": eye, "params": params, "heads": h, "rope": Rope(8.0)}
-    yield "by_position", "MLA-ROPE", x
-    yield "by_position_far", "MLA-ROPE", {**x, "positions": 500 + np.arange(n)}
 
 
 def by_scale(draw: Draw):
