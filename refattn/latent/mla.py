@@ -159,17 +159,14 @@ def multi_head_latent_attention(
     latents, rope_keys = latents_of(x, params, positions=positions, rope=rope, eps=eps)
     q_n, q_r = parts_of_queries(queries(x, params, eps), sizes, rope, positions)
     w_k, w_v = parts_of_up_projection(params.w_ukv, sizes)
-    q_positions = k_positions = positions
+    where = {"q_positions": positions, "k_positions": positions}
     with cache.unless_refused() if isinstance(cache, LatentKVCache) else contextlib.nullcontext():
         if cache is not None:
-            latents, rope_keys, k_positions, q_positions = cache.append(latents, rope_keys)
+            latents, rope_keys, where["k_positions"], where["q_positions"] = cache.append(latents, rope_keys)
             mask = cache.mask if mask is None else mask
-        where = {"q_positions": q_positions, "k_positions": k_positions}
         out = attend(xp, q_n, q_r, latents, rope_keys, w_k, w_v, mask, scale=scale, **where)
-        if out.shape[:-2] != (*x.shape[:-2], heads):  # the data of a rule had axes that x has not
-            raise ValueError(
-                f"mask has leading axes {tuple(out.shape[:-2])}; those of x and its heads are {(*x.shape[:-2], heads)}"
-            )
+        if out.shape[:-2] != (axes := (*x.shape[:-2], heads)):  # the data of a rule had axes that x has not
+            raise ValueError(f"mask has leading axes {tuple(out.shape[:-2])}; those of x and its heads are {axes}")
     return merge_heads(out) @ params.w_o
 
 
@@ -241,9 +238,9 @@ def _checked_length(cache):
 def _checked_positions(xp, x, positions):
     positions = backend.integers(xp, x, positions=positions)
     if positions.shape[-1:] != x.shape[-2:-1] or not _within(positions.shape, x.shape[:-1]):
+        shape, lead = tuple(positions.shape), tuple(x.shape[:-2])
         raise ValueError(
-            f"positions has shape {tuple(positions.shape)}; it must be (..., N={x.shape[-2]}), its leading axes those of"
-            f" x, {tuple(x.shape[:-2])}"
+            f"positions has shape {shape}; it must be (..., N={x.shape[-2]}), its leading axes those of x, {lead}"
         )
     return positions
 
@@ -271,9 +268,7 @@ def _latent_and_rope(x, w_dkv, kv_norm):
     """R and Dr."""
     size = arguments.axes(x=(x, "... N E"), w_dkv=(w_dkv, "E R+Dr"), kv_norm=(kv_norm, "R"))
     if not 1 <= size["R"] <= size["R+Dr"]:
-        raise ValueError(
-            f"kv_norm has shape ({size['R']},); R must be 1 to {size['R+Dr']}, the columns of w_dkv, which are R + Dr"
-        )
+        raise ValueError(f"kv_norm has shape ({size['R']},); R must be 1 to {size['R+Dr']}, the columns of w_dkv")
     return size["R"], size["R+Dr"] - size["R"]
 
 

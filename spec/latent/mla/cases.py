@@ -22,13 +22,9 @@ def weights(seed, e, h, r, dr, dn, dv, out, rq=None):
     return params("latent.MultiHeadLatentParams", **fields)
 
 
-def tokens(seed, *shape):
-    return grid(f"mla {seed}", shape, bits=6)
-
-
 def attention(seed, shape, sizes, rq=None, heads=None, **options):
     """A call with x (..., N, E) of a shape, and weights of the sizes H, R, Dr, Dn, Dv and that of the output."""
-    x, fields, heads = tokens(seed, *shape), weights(seed, shape[-1], *sizes, rq=rq), heads or sizes[0]
+    x, fields, heads = grid(f"mla {seed}", shape, bits=6), weights(seed, shape[-1], *sizes, rq=rq), heads or sizes[0]
     return call("latent.multi_head_latent_attention", x=x, params=fields, heads=heads, rope=ROPE, **options)
 
 
@@ -84,7 +80,9 @@ CASES = [
     ),
     case(
         "mla.latents.0001: MLA-CACHE MLA-NORM MLA-ROPE; LatentAttention",
-        call("latent.latents_of", x=tokens("latents", 2, 4, 5), params=OF_LATENTS, positions=FAR, rope=ROPE),
+        call(
+            "latent.latents_of", x=grid("mla latents", (2, 4, 5), bits=6), params=OF_LATENTS, positions=FAR, rope=ROPE
+        ),
         "mla/latent_before_norm mla/key_before_rotation",
         comment="The second result is the rotary key.",
     ),

@@ -11,11 +11,9 @@ from ...softmax.definition import FUNCTIONS as SOFTMAX
 def dense_mask(x, mask=None, positions=None, cache=None, **_):
     """A mask argument as a bool Tensor; with a cache its own rule is the default, and positions are places in it."""
     before, n = held(cache), x.shape[-2]
-    if cache is not None:
-        mask = {"rule": "causal"} if mask is None else mask
-        places = (counted(before, before + n), counted(0, before + n))
-    else:
-        places = (positions, positions)
+    places = (positions, positions) if cache is None else (counted(before, before + n), counted(0, before + n))
+    if cache is not None and mask is None:
+        mask = {"rule": "causal"}
     return dense(mask, n, before + n, *places) if isinstance(mask, dict) else mask
 
 

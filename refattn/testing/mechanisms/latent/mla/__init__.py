@@ -15,6 +15,7 @@ from refattn.testing.mechanisms.positions.inputs import scalings
 from refattn.testing.subject import Subject
 
 ROPE = Rope(base=100.0)  # few pairs turn visibly at the base of 10000
+DISORDER = {"positions": np.array([3, 17, 18, 40, 41, 5, 90])}
 
 
 def layer(draw: Draw, b=2, n=7, e=12, h=3, r=9, dr=4, dn=6, dv=5, out=10, rq=None, q_scale=1.5):
@@ -94,16 +95,17 @@ def _kept(given):
 
 def layers(draw: Draw, effort: str) -> Iterator[Case]:
     """Random layers, and those in which certain mistakes cannot hide, each both explicit and absorbed."""
-    for cases in (mixed, options, rotations, decoding, memory_layouts, exact_numbers, by_scale):
+    directed = (mixed, options, rotations, decoding, memory_layouts, exact_numbers, by_scale)
+    for cases in (*directed, *([large] if effort != "smoke" else [])):
         for name, clause, given in cases(draw):
             yield name, (clause,), {**given, "absorbed": False}
             yield f"{name}_absorbed", (clause, "MLA-ABSORBED"), {**given, "absorbed": True}
-    if effort != "smoke":
-        for absorbed in (False, True):
-            long = layer(draw, b=0, n=259, e=16, h=2, r=8) | {"mask": masks.causal()}
-            yield f"long{'_absorbed' * absorbed}", ("MLA-OUT",), {**long, "absorbed": absorbed}
-            large = layer(draw, b=0, n=3, e=48, h=2, r=512, dr=64, dn=128, dv=96, rq=72)
-            yield f"large{'_absorbed' * absorbed}", ("MLA-OUT",), {**large, "absorbed": absorbed}
+
+
+def large(draw: Draw):
+    """Many tokens, and the widths of real layers."""
+    yield "long", "MLA-OUT", layer(draw, b=0, n=259, e=16, h=2, r=8) | {"mask": masks.causal()}
+    yield "large", "MLA-OUT", layer(draw, b=0, n=3, e=48, h=2, r=512, dr=64, dn=128, dv=96, rq=72)
 
 
 def mixed(draw: Draw):
@@ -133,20 +135,20 @@ def options(draw: Draw):
 
 def turns():
     """Positions of seven tokens in disorder, far out and of each of two sequences; both layouts, parts, every scaling."""
-    at = {"positions": np.array([3, 17, 18, 40, 41, 5, 90])}
-    yield "positions", at
+    yield "positions", DISORDER
     yield "positions_far", {"positions": 1000 + 3 * np.arange(7)}
     yield "positions_of_batch", {"positions": np.stack([np.arange(7) + 2, np.arange(7)[::-1] * 5])}
     ropes = {"half": Rope(100.0, "half"), "part": Rope(100.0, rotary_dim=4)}
     ropes |= {name: Rope(100.0, scaling=scaling) for name, scaling in scalings().items()}
     for name, rope in ropes.items():
-        yield f"rope_{name}", {**at, "rope": rope}
+        yield f"rope_{name}", {**DISORDER, "rope": rope}
 
 
 def rotations(draw: Draw):
     """Kills pairs, parts and positions that are exchanged, and options of the rotation that are ignored."""
     for name, given in turns():
         yield name, "MLA-ROPE", layer(draw, dr=8, q_scale=2.5) | given
+    yield "positions_causal", "MLA-ROPE", layer(draw, b=0, rq=8) | DISORDER | {"mask": masks.causal()}
     default = layer(draw, dr=8) | {"positions": np.arange(7) * 40}
     del default["rope"]
     yield "rope_default", "MLA-ROPE", default
@@ -221,12 +223,11 @@ def tokens_to_keep(draw: Draw, effort: str) -> Iterator[Case]:
     """What is cached: sizes of both parts, rotations, tokens of any size."""
     for name, given in turns():
         yield name, ("MLA-ROPE",), _kept(layer(draw, dr=8) | given)
-    at = {"positions": np.array([3, 17, 18, 40, 41, 5, 90])}
-    plain = _kept(layer(draw)) | at
+    plain = _kept(layer(draw)) | DISORDER
     yield "plain", ("MLA-CACHE",), plain
-    yield "rope_default", ("MLA-ROPE",), {"x": plain["x"], "params": plain["params"], **at}
+    yield "rope_default", ("MLA-ROPE",), {"x": plain["x"], "params": plain["params"], **DISORDER}
     for name, sizes in {"without_rope": {"dr": 0}, "one_latent": {"r": 1}, "large": {"r": 512, "dr": 64}}.items():
-        yield name, ("MLA-NORM",), _kept(layer(draw, **sizes)) | at
+        yield name, ("MLA-NORM",), _kept(layer(draw, **sizes)) | DISORDER
     yield "one_token", ("MLA-CACHE",), _kept(layer(draw, n=1)) | {"positions": np.array([1000])}
     yield "eps", ("MLA-NORM",), plain | {"eps": 0.5}
     for name, scale in (("large_tokens", 8.0), ("small_tokens", 2.0**-9), ("zeros", 0.0)):
