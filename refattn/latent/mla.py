@@ -260,8 +260,7 @@ def _checked_mask(mask, m, x):
 
 def _within(shape, lead):
     """Whether axes broadcast to these, and add none."""
-    ends = zip(shape[::-1], lead[::-1], strict=False)
-    return len(shape) <= len(lead) and all(size in (1, of) for size, of in ends)
+    return len(shape) <= len(lead) and all(size in (1, of) for size, of in zip(shape[::-1], lead[::-1], strict=False))
 
 
 def _latent_and_rope(x, w_dkv, kv_norm):

@@ -18,10 +18,9 @@ from refattn.testing.mechanisms.latent.mla import layer
 from tests.judged import accused, away, judged
 from tests.kernels.mla import kernel
 
-B, N, H, R, DR, DN, DV = 2, 7, 3, 8, 4, 6, 5
+B, N, H, R, DR = 2, 7, 3, 8, 4
 ROPE = Rope(base=50.0)
-OF_LAYER = {"b": B, "n": N, "e": 10, "h": H, "r": R, "dr": DR, "dn": DN, "dv": DV, "out": 11}
-COMPRESSED, PLAIN = (layer(Draw(Seeded(6)), **OF_LAYER, rq=rq) for rq in (9, None))
+COMPRESSED, PLAIN = (layer(Draw(Seeded(6)), b=B, n=N, e=10, h=H, r=R, dr=DR, out=11, rq=rq) for rq in (9, None))
 X, W = COMPRESSED["x"], COMPRESSED["params"]
 OPTIONS = {"heads": H, "rope": ROPE}
 WEIGHTS = pytest.mark.parametrize("w", [W, PLAIN["params"]], ids=["compressed", "plain"])
@@ -199,8 +198,7 @@ MISTAKES = {  # that are no variants: what must be given, and what the kernel ta
             [p.w_dkv[:, : len(p.kv_norm)], np.roll(p.w_dkv[:, len(p.kv_norm) :], 1, axis=1)], axis=1)}),
     ),
     "heads come out in reverse": (
-        "params",
-        of_weights(lambda p, given: {"w_o": np.concatenate(np.split(p.w_o, given["heads"])[::-1])}),
+        "params", of_weights(lambda p, given: {"w_o": np.concatenate(np.split(p.w_o, given["heads"])[::-1])})
     ),
 }  # fmt: skip
 

@@ -14,12 +14,11 @@ from refattn.testing.inputs import Case, Draw
 from refattn.testing.mechanisms.positions.inputs import scalings
 from refattn.testing.subject import Subject
 
-ROPE = Rope(base=100.0)  # few pairs turn visibly at the base of 10000
 DISORDER = {"positions": np.array([3, 17, 18, 40, 41, 5, 90])}
 
 
 def layer(draw: Draw, b=2, n=7, e=12, h=3, r=9, dr=4, dn=6, dv=5, out=10, rq=None, q_scale=1.5):
-    """Tokens and weights of a layer in which no two sizes are equal; scores are a few units large."""
+    """Tokens and weights of a layer in which no two sizes are equal; scores are a few units large, and most pairs turn visibly."""
 
     def matrix(rows, columns, scale=1.0):
         return draw.normal(rows, columns, scale=scale * rows**-0.5)
@@ -36,13 +35,13 @@ def layer(draw: Draw, b=2, n=7, e=12, h=3, r=9, dr=4, dn=6, dv=5, out=10, rq=Non
         w_q=matrix(e if rq is None else rq, h * (dn + dr), q_scale),
         **compressed,
     )
-    return {"x": draw.normal(*([b] if b else []), n, e), "params": params, "heads": h, "rope": ROPE}
+    return {"x": draw.normal(*([b] if b else []), n, e), "params": params, "heads": h, "rope": Rope(base=100.0)}
 
 
 def held(draw: Draw, m: int, given: dict, shift=0) -> HeldLatents:
     """A cache of m random tokens of the same layer, at positions from `shift` on."""
-    x = given["x"]
-    before = draw.normal(*x.shape[:-2], m, x.shape[-1])
+    *lead, _, width = given["x"].shape
+    before = draw.normal(*lead, m, width)
     options = {"rope": given["rope"], "eps": given.get("eps", 1e-6)}
     return HeldLatents(*map(draw.round, latents_of(before, given["params"], positions=shift + np.arange(m), **options)))
 
@@ -123,14 +122,14 @@ def options(draw: Draw):
     yield "eps", "MLA-NORM", layer(draw, rq=8) | {"eps": 0.5}
     small = layer(draw, b=0, rq=8)
     yield "eps_decides", "MLA-NORM", {**small, "x": draw.round(small["x"] * 2.0**-9), "eps": 1e-5}
-    for name, scale in (("negative", -0.5), ("zero", 0.0)):
-        yield f"scale_{name}", "MLA-SCALE", layer(draw) | {"scale": scale}
+    yield "scale_negative", "MLA-SCALE", layer(draw) | {"scale": -0.5}
+    yield "scale_zero", "MLA-SCALE", layer(draw) | {"scale": 0.0}
     for_each = draw.where(0.6, 3, 7, 7)
     for_each[0, [2, 5]] = False
     yield "as_many_sequences_as_heads", "MLA-OUT", layer(draw, b=3, h=3) | {"mask": for_each}
     yield "window", "MLA-OUT", layer(draw, rq=8) | {"mask": masks.causal() & masks.window(2, 0)}
-    documents = masks.causal() & masks.documents(np.array([0, 0, 0, 1, 1, 2, 2]))
-    yield "documents", "MLA-OUT", layer(draw, b=0) | {"mask": documents}
+    packed = masks.causal() & masks.documents(np.array([0, 0, 0, 1, 1, 2, 2]))
+    yield "documents", "MLA-OUT", layer(draw, b=0) | {"mask": packed}
 
 
 def turns():
