@@ -45,6 +45,35 @@ def function(name, value, *takes):
     return value
 
 
+def axes(**named):
+    """The sizes of the letters in some shapes, such as those of weights: a ValueError where two arrays have two for one.
+
+    Parameters
+    ----------
+    **named
+        An array, or None, and its shape in letters: w_q=(w_q, "E H·D"); "... N E" has further axes in front.
+
+    Returns
+    -------
+    dict
+        From a letter to a size: {"E": 8, "H·D": 12}.
+    """
+    sizes: dict[str, int] = {}
+    of: dict[str, str] = {}
+    for name, (x, letters) in named.items():
+        if x is None:
+            continue
+        wanted, shape = letters.removeprefix("... ").split(), tuple(x.shape)
+        says = f"{name} has shape {shape}; it must be ({letters.replace(' ', ', ')})"
+        if len(shape) < len(wanted) or (len(shape) > len(wanted) and not letters.startswith("...")):
+            raise ValueError(says)
+        for letter, size in zip(reversed(wanted), reversed(shape), strict=False):
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError(f"{says} with {letter} = {sizes[letter]}, as in {of[letter]}")
+            of.setdefault(letter, name)
+    return sizes
+
+
 def listed(name, value, what):
     """A list or a tuple of the caller's, which is gone through once."""
     if not isinstance(value, list | tuple | range):

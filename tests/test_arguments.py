@@ -178,7 +178,7 @@ def test_the_data_of_a_rule_are_not_taken_for_those_of_one_head(absorbed):
     params = latent.MultiHeadLatentParams(*(np.ones(shape) for shape in ((4, 8), (6,), (6, 20), (8, 4), (4, 12))))
     params = params._replace(w_ukv=np.ones((6, 18)), w_o=np.ones((8, 4)))
     mask = masks.padding(np.array([1, 2, 3]))
-    with pytest.raises(ValueError, match="mask has 3 entries along the axis of the heads; heads is 1"):
+    with pytest.raises(ValueError, match=r"mask has leading axes \(1, 3\); those of x and its heads are \(1, 1\)"):
         latent.multi_head_latent_attention(X[None], params, heads=1, mask=mask, absorbed=absorbed)
 
 

@@ -428,6 +428,21 @@ def test_other_dtypes_are_refused_and_change_nothing(name, room):
         assert x.dtype == y.dtype
 
 
+@pytest.mark.clause("MLA-CACHE")
+def test_held_latents_are_as_a_cache_gives_them():
+    """Appending to the snapshot is appending to a cache that got the same before, and the snapshot stays as it was."""
+    draw, cache = np.random.default_rng(0), LatentKVCache()
+    before, new = ([draw.normal(size=(2, n, width)) for width in (9, 4)] for n in (5, 3))
+    snapshot = HeldLatents(*before)
+    cache.append(*before)
+    assert (cache.length, str(cache.mask)) == (snapshot.length, str(snapshot.mask))
+    for _ in range(2):
+        for mine, theirs in zip(snapshot.append(*new), cache.append(*new), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        cache.truncate(5)
+    assert snapshot.length == 5
+
+
 @pytest.mark.clause("CACHE-MISUSE")
 def test_held_latents_take_only_what_goes_on_from_them():
     held_latents = HeldLatents(np.zeros((5, 2)), np.zeros((5, 3)))

@@ -54,7 +54,7 @@ def test_what_is_no_part_is_refused(wrong):
         ("refattn/latent/mla.py", "latent/mla"),
         ("refattn/gradients/heads.py", "gradients"),
         ("refattn/testing/mechanisms/tiled/variants.py", "tiled"),
-        ("tests/latent/test_mla_kernels.py", "latent/mla"),
+        ("tests/latent/test_mla.py", "latent/mla"),
         ("tests/test_tiled_backward.py", "tiled"),
         ("tests/test_norms.py", "norms"),
         ("refattn/testing/matches.py", None),

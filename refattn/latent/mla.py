@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from refattn import arguments, backend
 from refattn.attention import attention
-from refattn.cache.base import Cache
+from refattn.cache import HeldLatents, LatentKVCache
 from refattn.heads import Rope, merge_heads, split_heads
 from refattn.masks import Mask, visible
 from refattn.norms import rms_norm
@@ -43,8 +43,10 @@ class MultiHeadLatentParams(NamedTuple):
     q_norm: Any = None
 
 
-class _Sizes(NamedTuple):
-    heads: int
+class Sizes(NamedTuple):
+    """What the shapes of the weights say; `nope` and `rope` are the parts of a head's keys without and with positions."""
+
+    heads: int  # H
     latent: int  # R
     rope: int  # Dr
     nope: int  # Dn
@@ -85,50 +87,9 @@ def latents_of(x, params, *, positions, rope=Rope(), eps=1e-6):
     """
     arguments.params(params, MultiHeadLatentParams)
     xp, x, w_dkv, kv_norm = backend.floating(x=x, w_dkv=params.w_dkv, kv_norm=params.kv_norm)
-    _check_down(x, w_dkv, kv_norm)
-    positions = _checked_positions(xp, x, positions)
-    eps = backend.number("eps", eps, least=0)
-    down, width = x @ w_dkv, kv_norm.shape[0]
-    return rms_norm(down[..., :width], kv_norm, eps=eps), _rotation(rope)(down[..., width:], positions)
-
-
-def _holds_latents(cache):
-    """Whether it is a cache of latents, or acts like one."""
-    return all(hasattr(cache, name) for name in ("append", "length", "mask")) and getattr(cache, "names", None) != (
-        "k",
-        "v",
-    )
-
-
-def _rotation(rope):
-    if rope is None:
-        raise TypeError("rope is None; it must be a function of x and positions, as Rope() is")
-    return arguments.function("rope", rope, "x", "positions")
-
-
-def _checked_positions(xp, x, positions):
-    positions = backend.integers(xp, x, positions=positions)
-    if positions.ndim == 0 or positions.shape[-1] != x.shape[-2] or not _within(positions.shape[:-1], x.shape[:-2]):
-        raise ValueError(
-            f"positions has shape {tuple(positions.shape)}; it must be (..., N={x.shape[-2]}), its leading axes those of"
-            f" x, {tuple(x.shape[:-2])}"
-        )
-    return positions
-
-
-def _check_down(x, w_dkv, kv_norm):
-    """The weights of the latent, which must fit the tokens."""
-    backend.rank("x", x, 2, "(..., N, E)")
-    if w_dkv.ndim != 2 or w_dkv.shape[0] != x.shape[-1]:
-        raise ValueError(
-            f"w_dkv has shape {tuple(w_dkv.shape)}; its first axis must be E = {x.shape[-1]}, the width of x"
-        )
-    if kv_norm.ndim != 1 or not kv_norm.shape[0]:
-        raise ValueError(f"kv_norm has shape {tuple(kv_norm.shape)}; it must be (R,) with R of at least 1")
-    if w_dkv.shape[1] < kv_norm.shape[0]:
-        raise ValueError(
-            f"w_dkv has {w_dkv.shape[1]} columns, kv_norm has R = {kv_norm.shape[0]}: w_dkv is (E, R + Dr)"
-        )
+    _latent_and_rope(x, w_dkv, kv_norm)
+    positions, rope = _checked_positions(xp, x, positions), _checked_rotation(rope)
+    return latents_and_keys(x @ w_dkv, kv_norm, backend.number("eps", eps, least=0), rope, positions)
 
 
 def multi_head_latent_attention(
@@ -187,33 +148,101 @@ def multi_head_latent_attention(
     fields = arguments.params(params, MultiHeadLatentParams)._asdict()
     xp, x, *weights = backend.floating(x=x, **fields, optional="w_dq q_norm")
     params = MultiHeadLatentParams(*weights)
-    rope, absorbed = _rotation(rope), backend.flag("absorbed", absorbed)
-    eps = backend.number("eps", eps, least=0)
-    if cache is not None and not _holds_latents(cache):
-        raise TypeError(f"cache is {backend.shown(cache)}; it must be a LatentKVCache or HeldLatents")
-    sizes = _sizes(x, params, heads)
-    before = 0 if cache is None else cache.length
-    if positions is None:
-        positions = backend.arange(xp, before, before + x.shape[-2], x)
-    positions = _checked_positions(xp, x, positions)
-    mask = _checked_mask(mask, before + x.shape[-2], x)
-    scale = 1.0 / math.sqrt(max(sizes.nope + sizes.rope, 1)) if scale is None else backend.number("scale", scale)
+    sizes, rope, eps = _checked_sizes(x, params, heads), _checked_rotation(rope), backend.number("eps", eps, least=0)
+    attend = absorbed_heads if backend.flag("absorbed", absorbed) else explicit_heads
+    scale = default_scale(sizes) if scale is None else backend.number("scale", scale)
+    before = _checked_length(cache)
+    after = before + x.shape[-2]
+    positions = _checked_positions(xp, x, backend.arange(xp, before, after, x) if positions is None else positions)
+    mask = _checked_mask(mask, after, x)
+
     latents, rope_keys = latents_of(x, params, positions=positions, rope=rope, eps=eps)
-    q = split_heads(_queries(x, params, eps), heads)  # (..., H, N, Dn + Dr)
-    plain, turned = q[..., : sizes.nope], rope(q[..., sizes.nope :], positions[..., None, :])  # the same for all heads
-    attend = _absorbed if absorbed else _explicit
+    q_n, q_r = parts_of_queries(queries(x, params, eps), sizes, rope, positions)
+    w_k, w_v = parts_of_up_projection(params.w_ukv, sizes)
     where = {"q_positions": positions, "k_positions": positions}
-    with cache.unless_refused() if isinstance(cache, Cache) else contextlib.nullcontext():
+    with cache.unless_refused() if isinstance(cache, LatentKVCache) else contextlib.nullcontext():
         if cache is not None:
-            latents, rope_keys, *places = cache.append(latents, rope_keys)
-            where = dict(zip(("k_positions", "q_positions"), places, strict=True))
+            latents, rope_keys, where["k_positions"], where["q_positions"] = cache.append(latents, rope_keys)
             mask = cache.mask if mask is None else mask
-        out = attend(xp, plain, turned, latents, rope_keys, params.w_ukv, sizes, mask, scale=scale, **where)
-        if out.shape[:-3] != x.shape[:-2]:  # the data of a rule had axes that x has not
-            raise ValueError(f"mask has leading axes {tuple(out.shape[:-3])}; those of x are {tuple(x.shape[:-2])}")
-        if out.shape[-3] != heads:
-            raise ValueError(f"mask has {out.shape[-3]} entries along the axis of the heads; heads is {heads}")
+        out = attend(xp, q_n, q_r, latents, rope_keys, w_k, w_v, mask, scale=scale, **where)
+        if out.shape[:-2] != (axes := (*x.shape[:-2], heads)):  # the data of a rule had axes that x has not
+            raise ValueError(f"mask has leading axes {tuple(out.shape[:-2])}; those of x and its heads are {axes}")
     return merge_heads(out) @ params.w_o
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+def default_scale(sizes):
+    return 1.0 / math.sqrt(max(sizes.nope + sizes.rope, 1))
+
+
+def latents_and_keys(down, kv_norm, eps, rope, positions):
+    """The latent after its norm, and the shared key after its rotation."""
+    latents, rope_keys = down[..., : kv_norm.shape[0]], down[..., kv_norm.shape[0] :]
+    return rms_norm(latents, kv_norm, eps=eps), rope(rope_keys, positions)
+
+
+def queries(x, params, eps):
+    """The queries of all heads (..., N, H·(Dn + Dr)), compressed first if there are weights for it."""
+    if params.w_dq is None:
+        return x @ params.w_q
+    return rms_norm(x @ params.w_dq, params.q_norm, eps=eps) @ params.w_q
+
+
+def parts_of_queries(q, sizes, rope, positions):
+    """Each head's part without positions (..., H, N, Dn), and the part with them (..., H, N, Dr), rotated."""
+    q = split_heads(q, sizes.heads)
+    return q[..., : sizes.nope], rope(q[..., sizes.nope :], positions[..., None, :])
+
+
+def parts_of_up_projection(w_ukv, sizes):
+    """Each head's projections of latents to keys (H, R, Dn) and to values (H, R, Dv)."""
+    w = split_heads(w_ukv, sizes.heads)
+    return w[..., : sizes.nope], w[..., sizes.nope :]
+
+
+def explicit_heads(xp, q_n, q_r, latents, rope_keys, w_k, w_v, mask, **options):
+    """Keys and values of every head from the latents; the rotary key is every head's."""
+    latents, rope_keys = latents[..., None, :, :], rope_keys[..., None, :, :]
+    k_n = latents @ w_k  # (..., H, M, Dn)
+    k_r = xp.broadcast_to(rope_keys, (*k_n.shape[:-1], rope_keys.shape[-1]))
+    q, k = xp.concat([q_n, q_r], axis=-1), xp.concat([k_n, k_r], axis=-1)
+    return attention(q, k, latents @ w_v, mask, **options)
+
+
+def absorbed_heads(xp, q_n, q_r, latents, rope_keys, w_k, w_v, mask, **options):
+    """Every head reads the latents: queries go down to them, mixed latents come up to values."""
+    latents, rope_keys = latents[..., None, :, :], rope_keys[..., None, :, :]
+    down = q_n @ xp.matrix_transpose(w_k)  # (..., H, N, R)
+    q, k = xp.concat([down, q_r], axis=-1), xp.concat([latents, rope_keys], axis=-1)
+    return attention(q, k, latents, mask, **options) @ w_v
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _checked_rotation(rope):
+    if rope is None:
+        raise TypeError("rope is None; it must be a function of x and positions, as Rope() is")
+    return arguments.function("rope", rope, "x", "positions")
+
+
+def _checked_length(cache):
+    """How many tokens a cache holds."""
+    if not isinstance(cache, LatentKVCache | HeldLatents | None):
+        raise TypeError(f"cache is {backend.shown(cache)}; it must be a LatentKVCache or HeldLatents")
+    return 0 if cache is None else cache.length
+
+
+def _checked_positions(xp, x, positions):
+    positions = backend.integers(xp, x, positions=positions)
+    if positions.shape[-1:] != x.shape[-2:-1] or not _within(positions.shape, x.shape[:-1]):
+        shape, lead = tuple(positions.shape), tuple(x.shape[:-2])
+        raise ValueError(
+            f"positions has shape {shape}; it must be (..., N={x.shape[-2]}), its leading axes those of x, {lead}"
+        )
+    return positions
 
 
 def _checked_mask(mask, m, x):
@@ -231,66 +260,36 @@ def _checked_mask(mask, m, x):
 
 def _within(shape, lead):
     """Whether axes broadcast to these, and add none."""
-    ends = zip(shape[::-1], lead[::-1], strict=False)
-    return len(shape) <= len(lead) and all(size in (1, of) for size, of in ends)
+    return len(shape) <= len(lead) and all(size in (1, of) for size, of in zip(shape[::-1], lead[::-1], strict=False))
 
 
-def _explicit(xp, plain, turned, latents, rope_keys, w_ukv, sizes, mask, **options):
-    """Keys and values of every head from the latents; the rotary key is every head's."""
-    up = split_heads(latents @ w_ukv, sizes.heads)  # (..., H, M, Dn + Dv)
-    shared = xp.broadcast_to(rope_keys[..., None, :, :], (*up.shape[:-1], sizes.rope))
-    keys = xp.concat([up[..., : sizes.nope], shared], axis=-1)
-    return attention(xp.concat([plain, turned], axis=-1), keys, up[..., sizes.nope :], mask, **options)
+def _latent_and_rope(x, w_dkv, kv_norm):
+    """R and Dr."""
+    size = arguments.axes(x=(x, "... N E"), w_dkv=(w_dkv, "E R+Dr"), kv_norm=(kv_norm, "R"))
+    if not 1 <= size["R"] <= size["R+Dr"]:
+        raise ValueError(f"kv_norm has shape ({size['R']},); R must be 1 to {size['R+Dr']}, the columns of w_dkv")
+    return size["R"], size["R+Dr"] - size["R"]
 
 
-def _absorbed(xp, plain, turned, latents, rope_keys, w_ukv, sizes, mask, **options):
-    """Every head reads the latents: queries go down to them, mixed latents come up to values."""
-    w = xp.reshape(w_ukv, (sizes.latent, sizes.heads, sizes.nope + sizes.value))
-    w = xp.permute_dims(w, (1, 0, 2))  # (H, R, Dn + Dv)
-    queries = plain @ xp.matrix_transpose(w[..., : sizes.nope])  # (..., H, N, R)
-    keys = xp.concat([latents, rope_keys], axis=-1)[..., None, :, :]
-    mixed = attention(xp.concat([queries, turned], axis=-1), keys, latents[..., None, :, :], mask, **options)
-    return mixed @ w[..., sizes.nope :]
-
-
-def _queries(x, params, eps):
-    if params.w_dq is None:
-        return x @ params.w_q
-    return rms_norm(x @ params.w_dq, params.q_norm, eps=eps) @ params.w_q
-
-
-def _sizes(x, p, heads):
-    """R, Dr, Dn and Dv from the shapes of the weights; an error where they do not agree."""
+def _checked_sizes(x, p, heads):
+    """H, R, Dr, Dn and Dv from the shapes of the weights; an error where they do not agree."""
     heads = backend.integer("heads", heads, least=1)
-    _check_down(x, p.w_dkv, p.kv_norm)
-    latent = p.kv_norm.shape[0]
-    rope = p.w_dkv.shape[1] - latent
+    latent, rope = _latent_and_rope(x, p.w_dkv, p.kv_norm)
     if (p.w_dq is None) != (p.q_norm is None):
         raise ValueError("w_dq and q_norm must be given together: compressed queries are normalised")
-    for name, w in (("w_dq", p.w_dq), ("w_q", p.w_q), ("w_ukv", p.w_ukv), ("w_o", p.w_o)):
-        if w is not None and w.ndim != 2:
-            raise ValueError(f"{name} has shape {tuple(w.shape)}; it must be a matrix")
-    inner = x.shape[-1] if p.w_dq is None else p.w_dq.shape[1]
-    for name, w, rows, letter in (
-        ("w_dkv", p.w_dkv, x.shape[-1], "E"), ("w_dq", p.w_dq, x.shape[-1], "E"),
-        ("w_q", p.w_q, inner, "E" if p.w_dq is None else "Rq"), ("w_ukv", p.w_ukv, latent, "R"),
-    ):  # fmt: skip
-        if w is not None and w.shape[0] != rows:
-            raise ValueError(
-                f"{name} has shape {tuple(w.shape)}; its first axis must be {letter} = {rows} (E is the width of x, R that of kv_norm)"
-            )
-    if p.q_norm is not None and tuple(p.q_norm.shape) != (inner,):
-        raise ValueError(
-            f"q_norm has shape {tuple(p.q_norm.shape)}; it must be (Rq,) = ({inner},), the columns of w_dq"
-        )
-    for name, w in (("w_q", p.w_q), ("w_ukv", p.w_ukv)):
-        if w.shape[1] % heads:
-            raise ValueError(f"{name} has {w.shape[1]} columns; they must divide among heads = {heads}")
-    nope = p.w_q.shape[1] // heads - rope
-    value = p.w_ukv.shape[1] // heads - nope
-    if nope < 0 or value < 0 or p.w_o.shape[0] != heads * value:
+    inner = "E" if p.w_dq is None else "Rq"
+    size = arguments.axes(
+        x=(x, "... N E"), kv_norm=(p.kv_norm, "R"), w_dq=(p.w_dq, "E Rq"), q_norm=(p.q_norm, "Rq"),
+        w_q=(p.w_q, f"{inner} H·(Dn+Dr)"), w_ukv=(p.w_ukv, "R H·(Dn+Dv)"), w_o=(p.w_o, "H·Dv E_out"),
+    )  # fmt: skip
+    for name, columns in (("w_q", "H·(Dn+Dr)"), ("w_ukv", "H·(Dn+Dv)")):
+        if size[columns] % heads:
+            raise ValueError(f"{name} has {size[columns]} columns; they must divide among heads = {heads}")
+    nope = size["H·(Dn+Dr)"] // heads - rope
+    value = size["H·(Dn+Dv)"] // heads - nope
+    if nope < 0 or value < 0 or size["H·Dv"] != heads * value:
         raise ValueError(
             f"with heads = {heads} and Dr = {rope}, w_q gives Dn = {nope} and w_ukv Dv = {value};"
-            f" w_o has {p.w_o.shape[0]} rows, which must be H·Dv = {heads * value}"
+            f" w_o has {size['H·Dv']} rows, which must be H·Dv = {heads * value}"
         )
-    return _Sizes(heads, latent, rope, nope, value)
+    return Sizes(heads, latent, rope, nope, value)

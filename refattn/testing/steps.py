@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 from typing import Any
 
 from refattn import backend
+from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.subject import name_of
 
 
 def with_steps(function: Callable, **steps: Callable | Then) -> Callable:
@@ -70,6 +72,32 @@ class Then:
 
     def after(self, step: Callable) -> Callable:
         return lambda *args, **options: self.change(step(*args, **options))
+
+
+def variant_step(name: str, clause: str, function: Callable, step: str, seen: Iterable[str] = ()) -> Callable:
+    """Register a variant of a reference function that is the decorated function in the place of one of its steps.
+
+    Its docstring is the variant's meaning. Where the step is not called, or raises `NotApplicable`, the variant is none.
+    """
+
+    def register(other):
+        def call(*args, **options):
+            called = []
+
+            def counted(*given):
+                called.append(given)
+                return other(*given)
+
+            result = with_steps(function, **{step: counted})(*args, **options)
+            if not called:
+                raise NotApplicable
+            return result
+
+        call.__doc__ = other.__doc__
+        variant(name, clause, name_of(function), seen=seen)(call)
+        return other
+
+    return register
 
 
 def together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -1,36 +1,30 @@
-"""Properties of multi-head latent attention."""
+"""Properties of multi-head latent attention, and its cases in `check`: they accuse no kernel that is written independently
+(tests/kernels/mla.py), and find mistakes that are no variants."""
+
+import functools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import refattn
 from refattn import masks
 from refattn.cache import LatentKVCache
 from refattn.heads import Rope
-from refattn.latent import MultiHeadLatentParams, latents_of, multi_head_latent_attention
+from refattn.latent import multi_head_latent_attention
+from refattn.testing.inputs import Draw, Seeded
+from refattn.testing.layouts import cast
+from refattn.testing.mechanisms.latent.mla import layer
+from tests.judged import accused, away, judged
+from tests.kernels.mla import kernel
 
-B, N, E, H, R, DR, DN, DV, RQ, OUT = 2, 7, 10, 3, 8, 4, 6, 5, 9, 11
+B, N, H, R, DR = 2, 7, 3, 8, 4
 ROPE = Rope(base=50.0)
-
-
-def weights(seed, compressed=True, latent=R):
-    draw = np.random.default_rng(seed)
-    inner = RQ if compressed else E
-    extra = (draw.normal(size=(E, RQ)), draw.normal(size=RQ)) if compressed else (None, None)
-    return MultiHeadLatentParams(
-        draw.normal(size=(E, latent + DR)),
-        draw.normal(size=latent),
-        draw.normal(size=(latent, H * (DN + DV))),
-        draw.normal(size=(H * DV, OUT)),
-        draw.normal(size=(inner, H * (DN + DR))) / 4,
-        *extra,
-    )
-
-
-X = np.random.default_rng(5).normal(size=(B, N, E))
-W = weights(6)
+COMPRESSED, PLAIN = (layer(Draw(Seeded(6)), b=B, n=N, e=10, h=H, r=R, dr=DR, out=11, rq=rq) for rq in (9, None))
+X, W = COMPRESSED["x"], COMPRESSED["params"]
+OPTIONS = {"heads": H, "rope": ROPE}
+WEIGHTS = pytest.mark.parametrize("w", [W, PLAIN["params"]], ids=["compressed", "plain"])
+FORMS = pytest.mark.parametrize("absorbed", [False, True], ids=["explicit", "absorbed"])
 
 
 def close(a, b, tolerance=1e-12):
@@ -38,152 +32,185 @@ def close(a, b, tolerance=1e-12):
 
 
 @pytest.mark.clause("MLA-ABSORBED", "MLA-SCALE")
-@pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize(
-    "mask", [None, masks.causal(), masks.causal() & masks.window(2, 0)], ids=["all", "causal", "window"]
-)
-def test_absorbed_is_explicit(library, compressed, mask):
-    w = weights(7, compressed)
-    options = {"heads": H, "rope": ROPE, "mask": mask}
-    explicit = library.call(multi_head_latent_attention, X, w, **options)
-    close(library.call(multi_head_latent_attention, X, w, absorbed=True, **options), explicit)
-    assert explicit.shape == (B, N, OUT)
-
-
-@pytest.mark.clause("MLA-OUT", "MLA-ROPE", "MLA-NORM", "MLA-QUERY")
-@pytest.mark.parametrize("compressed", [True, False])
-def test_it_is_multi_head_attention_with_unequal_heads(compressed):
-    w = weights(8, compressed)
-    at = np.array([3, 4, 9, 11, 12, 40, 41])
-    latents, shared = latents_of(X, w, positions=at, rope=ROPE)
-    close(latents, refattn.rms_norm((X @ w.w_dkv)[..., :R], w.kv_norm))
-    q = X @ w.w_q if not compressed else refattn.rms_norm(X @ w.w_dq, w.q_norm) @ w.w_q
-    heads = []
-    for h in range(H):
-        own = q[..., h * (DN + DR) : (h + 1) * (DN + DR)]
-        own = np.concatenate([own[..., :DN], refattn.rope(own[..., DN:], at, base=50.0)], axis=-1)
-        up = latents @ w.w_ukv[:, h * (DN + DV) : (h + 1) * (DN + DV)]
-        keys = np.concatenate([up[..., :DN], shared], axis=-1)
-        heads.append(refattn.attention(own, keys, up[..., DN:], masks.causal(), q_positions=at, k_positions=at))
-    wanted = np.concatenate(heads, axis=-1) @ w.w_o
-    got = multi_head_latent_attention(X, w, heads=H, rope=ROPE, mask=masks.causal(), positions=at)
-    close(got, wanted)
+@WEIGHTS
+@pytest.mark.parametrize("mask", [None, masks.causal(), masks.causal() & masks.window(2, 0)], ids=str)
+def test_absorbed_is_explicit(library, w, mask):
+    explicit, absorbed = (
+        library.call(multi_head_latent_attention, X, w, **OPTIONS, mask=mask, absorbed=form) for form in (False, True)
+    )
+    close(absorbed, explicit)
 
 
 @pytest.mark.clause("MLA-CACHE")
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=N), st.booleans())
 def test_blocks_through_the_cache_are_the_whole(sizes, absorbed):
-    whole = multi_head_latent_attention(X, W, heads=H, rope=ROPE, mask=masks.causal())
-    cache, start, parts = LatentKVCache(), 0, []
-    for size in [*sizes, N]:
-        block = X[:, start : min(start + size, N)]
-        if block.shape[1]:
-            parts.append(multi_head_latent_attention(block, W, heads=H, rope=ROPE, cache=cache, absorbed=absorbed))
-        start = min(start + size, N)
+    whole = multi_head_latent_attention(X, W, **OPTIONS, mask=masks.causal())
+    ends = [end for end in np.cumsum(sizes) if end < N]
+    cache, parts = LatentKVCache(), []
+    for block in np.split(X, ends, axis=1):
+        parts.append(multi_head_latent_attention(block, W, **OPTIONS, cache=cache, absorbed=absorbed))
     close(np.concatenate(parts, axis=1), whole)
     assert cache.nbytes == B * N * (R + DR) * 8
     cache.truncate(4)
-    again = multi_head_latent_attention(X[:, 4:], W, heads=H, rope=ROPE, cache=cache)
-    close(again, whole[:, 4:])
+    close(multi_head_latent_attention(X[:, 4:], W, **OPTIONS, cache=cache), whole[:, 4:])
     cache.reorder([1, 1])
-    close(
-        cache.append(np.zeros((B, 0, R)), np.zeros((B, 0, DR))).latents[0],
-        cache.append(np.zeros((B, 0, R)), np.zeros((B, 0, DR))).latents[1],
-    )
+    close(*cache.append(np.zeros((B, 0, R)), np.zeros((B, 0, DR))).latents)
 
 
-@pytest.mark.clause("MLA-ROPE")
-def test_only_differences_of_positions_matter(library):
-    at = np.arange(N)
-    moved = library.call(multi_head_latent_attention, X, W, heads=H, rope=ROPE, positions=at + 1000)
-    close(moved, library.call(multi_head_latent_attention, X, W, heads=H, rope=ROPE, positions=at), 1e-9)
+@pytest.mark.clause("MLA-OUT")
+@FORMS
+@pytest.mark.parametrize("lead", [(), (1,), (B,)])
+def test_a_mask_is_for_all_heads(library, absorbed, lead):
+    mask = np.random.default_rng(3).random((*lead, N, N)) < 0.6
+    mask[..., 2, :] = False
+    got = library.call(multi_head_latent_attention, X, W, **OPTIONS, mask=mask, absorbed=absorbed)
+    assert (got[:, 2] == 0).all()
+    for b, own in enumerate(np.broadcast_to(mask, (B, N, N))):
+        close(got[b], multi_head_latent_attention(X[b], W, **OPTIONS, mask=own, absorbed=absorbed))
 
 
-@pytest.mark.clause("MLA-NORM")
-def test_the_shared_key_is_not_normalised_and_latents_do_not_feel_its_size():
-    larger = W._replace(w_dkv=np.concatenate([W.w_dkv[:, :R], 2.0 * W.w_dkv[:, R:]], axis=1))
-    at = np.arange(N)
-    close(latents_of(X, larger, positions=at)[1], 2.0 * latents_of(X, W, positions=at)[1])
-    scaled = W._replace(w_dkv=np.concatenate([3.0 * W.w_dkv[:, :R], W.w_dkv[:, R:]], axis=1))
-    close(latents_of(X, scaled, positions=at, eps=0.0)[0], latents_of(X, W, positions=at, eps=0.0)[0])
-
-
-def test_dtypes_and_masks_for_each_sequence(library):
-    mask = np.random.default_rng(0).random((B, N, N)) < 0.6
-    mask[0, 2] = False
-    got = library.call(multi_head_latent_attention, X, W, heads=H, rope=ROPE, mask=mask)
-    assert (got[0, 2] == 0).all()
-    for b in range(B):
-        close(got[b], multi_head_latent_attention(X[b], W, heads=H, rope=ROPE, mask=mask[b]))
-    narrow = MultiHeadLatentParams(*(w.astype(np.float32) for w in W))
-    assert library.call(multi_head_latent_attention, X.astype(np.float32), narrow, heads=H).dtype == np.float32
+BAD_WEIGHTS = [
+    ({"w_dkv": W.w_dkv[:, : R - 1]}, r"kv_norm has shape \(8,\); R must be 1 to 7, the columns of w_dkv"),
+    ({"w_dkv": W.w_dkv[1:]}, r"w_dkv has shape \(9, 12\); it must be \(E, R\+Dr\) with E = 10, as in x"),
+    ({"w_ukv": W.w_ukv[1:]}, r"w_ukv has shape \(7, 33\); it must be \(R, H·\(Dn\+Dv\)\) with R = 8, as in kv_norm"),
+    ({"w_q": W.w_q[:, 1:]}, "w_q has 29 columns"),
+    ({"w_o": W.w_o[1:]}, "w_o has 14 rows, which must be H·Dv = 15"),
+    ({"w_o": W.w_o[0]}, r"w_o has shape \(11,\); it must be \(H·Dv, E_out\)"),
+    ({"q_norm": None}, "w_dq and q_norm must be given together"),
+]
 
 
 @pytest.mark.clause("MLA-REFUSE")
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"w_dkv": W.w_dkv[:, : R - 1]}, "w_dkv has 7 columns, kv_norm has R = 8"),
-        ({"w_dkv": W.w_dkv[1:]}, r"w_dkv has shape \(9, 12\); its first axis must be E = 10"),
-        ({"w_ukv": W.w_ukv[1:]}, r"w_ukv has shape \(7, 33\); its first axis must be R = 8"),
-        ({"w_q": W.w_q[:, 1:]}, "w_q has 29 columns"),
-        ({"w_o": W.w_o[1:]}, "w_o has 14 rows, which must be H·Dv = 15"),
-        ({"q_norm": None}, "w_dq and q_norm must be given together"),
-    ],
-)
+@pytest.mark.parametrize(("change", "says"), BAD_WEIGHTS)
 def test_weights_that_do_not_agree_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
         multi_head_latent_attention(X, W._replace(**change), heads=H)
 
 
-BAD_MASKS = {
-    "heads": (np.ones((B, 1, N, 1), dtype=bool), "mask has shape .* it is for all heads"),
-    "more sequences": (np.ones((5, N, 1), dtype=bool), "mask has shape .* it is for all heads"),
-    "more axes": (np.ones((5, B, N, 1), dtype=bool), "mask has shape .* it is for all heads"),
-    "other keys": (np.ones((9, 9), dtype=bool), "M differs"),
-    "list": ([[True]], "mask is a list"),
-    "numbers": (np.ones((N, N)), "mask has dtype float64"),
-    "rule's data": (masks.padding(np.full((5, 1, 1), 3)), r"mask has leading axes \(5, 2\); those of x are \(2,\)"),
-}
+FOR_ALL_HEADS, SHAPE_OF_POSITIONS = "mask has shape .* it is for all heads", r"positions has shape .*; it must be"
 BAD = [
-    *({"mask": mask, "error": error} for mask, error in BAD_MASKS.values()),
-    {"mask": masks.documents([0, 1]), "error": "ids covers positions 0 to 1"},
-    {"mask": masks.Mask(lambda i, j: np.zeros((1, 1))[5], "mine"), "error": "index 5 is out of bounds"},
-    {"positions": np.arange(2), "error": r"positions has shape \(2,\); it must be"},
-    {"positions": np.zeros((5, N), dtype=int), "error": r"positions has shape \(5, 7\); it must be"},
-    {"positions": np.array(1), "error": r"positions has shape \(\); it must be"},
-    {"scale": "x", "error": "scale must be a real number"},
+    ({"mask": np.ones((B, 1, N, 1), dtype=bool)}, FOR_ALL_HEADS),
+    ({"mask": np.ones((5, N, 1), dtype=bool)}, FOR_ALL_HEADS),
+    ({"mask": np.ones((5, B, N, 1), dtype=bool)}, FOR_ALL_HEADS),
+    ({"mask": np.ones((9, 9), dtype=bool)}, "M differs"),
+    ({"mask": np.ones((N, N))}, "mask has dtype float64"),
+    (
+        {"mask": masks.padding(np.full((5, 1, 1), 3))},
+        r"leading axes \(5, 2, 3\); those of x and its heads are \(2, 3\)",
+    ),
+    ({"mask": masks.documents([0, 1])}, "ids covers positions 0 to 1"),
+    ({"mask": masks.Mask(lambda i, j: np.zeros((1, 1))[5], "mine")}, "index 5 is out of bounds"),
+    ({"positions": np.arange(2)}, SHAPE_OF_POSITIONS),
+    ({"positions": np.zeros((5, N), dtype=int)}, SHAPE_OF_POSITIONS),
+    ({"positions": np.array(1)}, SHAPE_OF_POSITIONS),
+    ({"scale": "x"}, "scale must be a real number"),
 ]
 
 
 @pytest.mark.clause("MLA-REFUSE", "CACHE-MISUSE")
-@pytest.mark.parametrize("absorbed", [False, True])
-@pytest.mark.parametrize("wrong", BAD, ids=[str(n) for n in range(len(BAD))])
-@pytest.mark.parametrize("held", [0, 3])
-def test_a_refused_call_leaves_the_cache_as_it_was(absorbed, wrong, held):
-    wrong = dict(wrong)
-    error = wrong.pop("error")
+@FORMS
+@pytest.mark.parametrize(("wrong", "says"), BAD)
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_refused_call_leaves_the_cache_as_it_was(absorbed, wrong, says, before):
     cache, untouched = LatentKVCache(), LatentKVCache()
-    if held:
-        for each in (cache, untouched):
-            multi_head_latent_attention(X[:, :held], W, heads=H, cache=each, rope=ROPE)
-    x, w = X, W
-    if not held:  # the refused tokens do not fix the dtype either
-        x, w = x.astype(np.float32), MultiHeadLatentParams(*(part.astype(np.float32) for part in W))
-    with pytest.raises((TypeError, ValueError, IndexError), match=error):
-        multi_head_latent_attention(x, w, heads=H, cache=cache, rope=ROPE, absorbed=absorbed, **wrong)
+    for each in (cache, untouched) if before else ():
+        multi_head_latent_attention(X[:, :before], W, **OPTIONS, cache=each)
+    # Of an empty cache the refused tokens do not fix the dtype either.
+    x, w = (X, W) if before else cast((X, W), "float32")
+    with pytest.raises((TypeError, ValueError, IndexError), match=says):
+        multi_head_latent_attention(x, w, **OPTIONS, cache=cache, absorbed=absorbed, **wrong)
     assert (cache.length, cache.nbytes) == (untouched.length, untouched.nbytes)
-    after = (multi_head_latent_attention(X, W, heads=H, cache=each, rope=ROPE) for each in (cache, untouched))
+    after = (multi_head_latent_attention(X, W, **OPTIONS, cache=each) for each in (cache, untouched))
     np.testing.assert_array_equal(*after)
 
 
-@pytest.mark.clause("MLA-OUT")
-@pytest.mark.parametrize("absorbed", [False, True])
-@pytest.mark.parametrize("lead", [(), (1,), (B,)])
-def test_a_mask_is_for_all_heads(library, absorbed, lead):
-    mask = np.random.default_rng(3).random((*lead, N, N)) < 0.6
-    got = library.call(multi_head_latent_attention, X, W, heads=H, mask=mask, rope=ROPE, absorbed=absorbed)
-    assert got.shape == (B, N, OUT)
-    for b in range(B):
-        own = np.broadcast_to(mask, (B, N, N))[b]
-        close(got[b], multi_head_latent_attention(X[b], W, heads=H, mask=own, rope=ROPE, absorbed=absorbed))
+# --- the cases in `check`: golden vectors take no part --------------------------------------------------------------
+
+ATTEND, LATENTS = "latent.multi_head_latent_attention", "latent.latents_of"
+LEAST = 4.0  # a mistake must be this many bounds away to count as found
+
+
+@functools.cache
+def first(function, precision):
+    """The cases of seed 0, with bounds that are computed once for several tests."""
+    return list(judged(function, precision))
+
+
+@pytest.mark.clause("MLA-OUT", "MLA-ROPE", "MLA-NORM", "MLA-QUERY")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("function", [ATTEND, LATENTS])
+def test_no_correct_kernel_is_accused(function, precision):
+    assert accused(function, kernel(precision)[function], first(function, precision)) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [None, "explicit", "absorbed"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("function", [ATTEND, LATENTS])
+def test_no_correct_kernel_is_accused_by_many_seeds(function, precision, form):
+    """Whichever form the kernel takes: both are the same function, and the bound of either holds for the other."""
+    for seed in range(100, 160 if form is None else 110):
+        assert accused(function, kernel(precision, form)[function], judged(function, precision, seed)) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16/eager", "float16/eager", "float32/eager"])
+def test_a_finer_kernel_than_promised_is_not_accused(precision):
+    for seed in range(3):
+        call = kernel(precision.partition("/")[0])[ATTEND]
+        assert accused(ATTEND, call, judged(ATTEND, precision, seed, "standard")) == {}
+
+
+def of_weights(change):
+    return lambda given: {"params": given["params"]._replace(**change(given["params"], given))}
+
+
+def of_rope(**fields):
+    return lambda given: {"rope": given["rope"]._replace(**fields)}
+
+
+def square_array(mask):
+    return isinstance(mask, np.ndarray) and mask.shape[-1] == mask.shape[-2]
+
+
+MISTAKES = {  # that are no variants: what must be given, and what the kernel takes instead, None as if it were not given
+    "the mask is ignored": ("mask", lambda given: {"mask": None}),
+    "the mask is turned": (
+        "mask", lambda given: {"mask": np.swapaxes(given["mask"], -1, -2)} if square_array(given["mask"]) else {}
+    ),
+    "the cache is ignored": ("cache", lambda given: {"cache": None, "mask": None}),
+    "positions are ignored": ("positions", lambda given: {"positions": None}),
+    "eps is ignored": ("eps", lambda given: {"eps": None}),
+    "the rotation's options are ignored": ("rope", lambda given: {"rope": None}),
+    "scaling of the rotation is ignored": ("rope", of_rope(scaling=None)),
+    "part of the key is to turn, all does": ("rope", of_rope(rotary_dim=None)),
+    "the absorbed form has a scale of its own": (
+        "absorbed",
+        lambda given: {"scale": given["params"].w_dkv.shape[1] ** -0.5} if given["absorbed"] and "scale" not in given else {},
+    ),
+    "the latents' gain is left out": ("params", of_weights(lambda p, given: {"kv_norm": np.ones_like(p.kv_norm)})),
+    "the queries' gain is left out": (
+        "params", of_weights(lambda p, given: {} if p.q_norm is None else {"q_norm": np.ones_like(p.q_norm)})
+    ),
+    "the features of the shared key are shifted": (
+        "params",
+        of_weights(lambda p, given: {"w_dkv": np.concatenate(
+            [p.w_dkv[:, : len(p.kv_norm)], np.roll(p.w_dkv[:, len(p.kv_norm) :], 1, axis=1)], axis=1)}),
+    ),
+    "heads come out in reverse": (
+        "params", of_weights(lambda p, given: {"w_o": np.concatenate(np.split(p.w_o, given["heads"])[::-1])})
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cases_find_other_mistakes(precision, mistake):
+    needs, change = MISTAKES[mistake]
+
+    def wrong(**given):
+        taken = given | (change(given) if given.get(needs) is not None else {})
+        return kernel(precision)[ATTEND](**{name: x for name, x in taken.items() if x is not None})
+
+    with np.errstate(all="ignore"):
+        assert any(away({"out": wrong(**given)}, limits) >= LEAST for _, given, limits in first(ATTEND, precision))

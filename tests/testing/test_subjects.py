@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 
 from refattn.testing import inputs, layouts, vectors
 from refattn.testing.bounds import bound
-from refattn.testing.distances import distance
 from refattn.testing.layouts import cast
 from refattn.testing.nested import arrays, leaves, mapped
 from refattn.testing.profiles import profile
@@ -18,6 +17,7 @@ from refattn.testing.strategies import calls
 from refattn.testing.subject import mechanisms, subject, subjects
 from refattn.testing.variants import variants
 from refattn.testing.vectors import results
+from tests.judged import away
 
 CALLED = {case.function: mechanism for mechanism in mechanisms() for case in vectors.load(mechanism)}
 SUBJECTS = sorted(subjects())
@@ -41,15 +41,6 @@ def limits(function, precision, number, effort="smoke"):
             return bound(function, precision, **cases(function, precision, effort)[number][2])
     except NotImplementedError:
         return None
-
-
-def away(got, limits):
-    """How far results are from the reference, in bounds; infinitely, where shapes or NaN differ."""
-    pairs = [(np.asarray(got[name], dtype=float), limit) for name, limit in limits.items() if name in got]
-    if any(x.shape != np.shape(limit.value) for x, limit in pairs):
-        return np.inf
-    hard = ((x, np.asarray(limit.value, dtype=float), limit.limit("hard")) for x, limit in pairs)
-    return max((distance(*each) for each in hard), default=0.0)
 
 
 def called(function, arguments):

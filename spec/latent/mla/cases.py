@@ -22,14 +22,10 @@ def weights(seed, e, h, r, dr, dn, dv, out, rq=None):
     return params("latent.MultiHeadLatentParams", **fields)
 
 
-def tokens(seed, *shape):
-    return grid(f"mla {seed}", shape, bits=6)
-
-
-def attention(seed, shape, sizes, rq=None, **options):
+def attention(seed, shape, sizes, rq=None, heads=None, **options):
     """A call with x (..., N, E) of a shape, and weights of the sizes H, R, Dr, Dn, Dv and that of the output."""
-    x, fields = tokens(seed, *shape), weights(seed, shape[-1], *sizes, rq=rq)
-    return call("latent.multi_head_latent_attention", x=x, params=fields, heads=sizes[0], rope=ROPE, **options)
+    x, fields, heads = grid(f"mla {seed}", shape, bits=6), weights(seed, shape[-1], *sizes, rq=rq), heads or sizes[0]
+    return call("latent.multi_head_latent_attention", x=x, params=fields, heads=heads, rope=ROPE, **options)
 
 
 def held(seed, *shape, r, dr):
@@ -42,6 +38,10 @@ def held(seed, *shape, r, dr):
 
 
 FAR = Tensor((4,), [3, 17, 18, 40], "int64")
+
+OF_LATENTS = weights("latents", 5, 3, 4, 2, 3, 2, 6)
+BATCH = held("cached batch", 2, 4, r=6, dr=4)
+EMPTY_ROW = tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype="bool")
 
 CASES = [
     case(
@@ -63,14 +63,7 @@ CASES = [
     ),
     case(
         "mla.scale.0001: MLA-SCALE MLA-OUT; LatentAttention OtherScale EmptyRow",
-        attention(
-            "scale",
-            (3, 5),
-            (2, 4, 2, 3, 1, 4),
-            scale=0.75,
-            absorbed=True,
-            mask=tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype="bool"),
-        ),
+        attention("scale", (3, 5), (2, 4, 2, 3, 1, 4), scale=0.75, absorbed=True, mask=EMPTY_ROW),
         "mla/scale_ignored",
     ),
     case(
@@ -81,39 +74,21 @@ CASES = [
     ),
     case(
         "mla.cached.0002: MLA-CACHE MLA-ABSORBED; LatentAttention Decode",
-        attention(
-            "cached batch",
-            (2, 3, 5),
-            (2, 6, 4, 3, 2, 4),
-            rq=3,
-            absorbed=True,
-            mask=window(3, 0),
-            cache=held("cached batch", 2, 4, r=6, dr=4),
-        ),
+        attention("cached batch", (2, 3, 5), (2, 6, 4, 3, 2, 4), rq=3, absorbed=True, mask=window(3, 0), cache=BATCH),
         "mla/positions_restart mla/latent_normed_again mla/key_rotated_again mla/scale_from_latent",
         comment="The window leaves the oldest tokens of the cache out.",
     ),
     case(
         "mla.latents.0001: MLA-CACHE MLA-NORM MLA-ROPE; LatentAttention",
         call(
-            "latent.latents_of",
-            x=tokens("latents", 2, 4, 5),
-            params=weights("latents", 5, 3, 4, 2, 3, 2, 6),
-            positions=FAR,
-            rope=ROPE,
+            "latent.latents_of", x=grid("mla latents", (2, 4, 5), bits=6), params=OF_LATENTS, positions=FAR, rope=ROPE
         ),
         "mla/latent_before_norm mla/key_before_rotation",
         comment="The second result is the rotary key.",
     ),
     case(
         "mla.refuse.0001: MLA-REFUSE; WrongInput",
-        call(
-            "latent.multi_head_latent_attention",
-            x=tokens("refuse", 3, 5),
-            params=weights("refuse", 5, 2, 4, 2, 3, 1, 4),
-            heads=3,
-            rope=ROPE,
-        ),
+        attention("refuse", (3, 5), (2, 4, 2, 3, 1, 4), heads=3),
         comment="The columns of the weights do not divide among three heads.",
     ),
 ]

@@ -11,11 +11,9 @@ from ...softmax.definition import FUNCTIONS as SOFTMAX
 def dense_mask(x, mask=None, positions=None, cache=None, **_):
     """A mask argument as a bool Tensor; with a cache its own rule is the default, and positions are places in it."""
     before, n = held(cache), x.shape[-2]
-    if cache is not None:
-        mask = {"rule": "causal"} if mask is None else mask
-        places = (counted(before, before + n), counted(0, before + n))
-    else:
-        places = (positions, positions)
+    places = (positions, positions) if cache is None else (counted(before, before + n), counted(0, before + n))
+    if cache is not None and mask is None:
+        mask = {"rule": "causal"}
     return dense(mask, n, before + n, *places) if isinstance(mask, dict) else mask
 
 
@@ -82,23 +80,18 @@ def softmax(scores, visible):
     return SOFTMAX["softmax"](scores, where=visible)["out"]
 
 
-def _latents(rotate):
+def formulation(one_head, rotate):
+    """Both functions, with one of the forms of a head and one of a rotation."""
+
     def latents_of(x, params, positions, rope, eps=1e-6):
         c, k_r = latents(x, params["fields"], positions, rope["fields"], eps, rotate)
         return {"latents": c, "rope_keys": k_r}
 
-    return latents_of
+    return {
+        "latent.latents_of": latents_of,
+        "latent.multi_head_latent_attention": lambda **given: {"out": latent_attention(one_head, rotate, **given)},
+    }
 
 
-def _attention(one_head, rotate):
-    return lambda **arguments: {"out": latent_attention(one_head, rotate, **arguments)}
-
-
-FUNCTIONS = {
-    "latent.latents_of": _latents(rope_over_tokens),
-    "latent.multi_head_latent_attention": _attention(explicit, rope_over_tokens),
-}
-SECOND = {
-    "latent.latents_of": _latents(rope_by_complex_numbers),
-    "latent.multi_head_latent_attention": _attention(absorbed, rope_by_complex_numbers),
-}
+FUNCTIONS = formulation(explicit, rope_over_tokens)
+SECOND = formulation(absorbed, rope_by_complex_numbers)

@@ -1,4 +1,4 @@
-"""Variants of multi-head latent attention."""
+"""Variants of multi-head latent attention: the layer with one of its steps, or one of its arguments, another."""
 
 from __future__ import annotations
 
@@ -7,202 +7,134 @@ import math
 import numpy as np
 
 from refattn.cache import HeldLatents
-from refattn.heads import Rope
+from refattn.heads import Rope, split_heads
 from refattn.latent import latents_of, multi_head_latent_attention
 from refattn.norms import rms_norm
 from refattn.testing.registry import NotApplicable, variant
+from refattn.testing.steps import variant_step
 
 _ATTEND = "latent.multi_head_latent_attention"
 
 
-def _sizes(params, heads):
-    """R, Dr, Dn, Dv."""
-    latent = params.kv_norm.shape[0]
-    rope = params.w_dkv.shape[1] - latent
-    nope = params.w_q.shape[1] // heads - rope
-    return latent, rope, nope, params.w_ukv.shape[1] // heads - nope
+def _step(name, clause, step, function=multi_head_latent_attention, seen=()):
+    return variant_step(f"mla/{name}", clause, function, step, seen)
 
 
-def _scaled(name, seen, features):
-    def call(x, params, *, heads, **options):
-        if options.get("scale") is not None:
-            raise NotApplicable
-        counted = features(*_sizes(params, heads))
-        if not counted:
-            raise NotApplicable
-        scale = 1.0 / math.sqrt(counted)
-        return multi_head_latent_attention(x, params, heads=heads, **{**options, "scale": scale})
-
-    call.__doc__ = f"The default scale counts {name}."
-    return call
+def _needs(*conditions):
+    if not all(conditions):
+        raise NotApplicable
 
 
-variant("mla/scale_from_latent", "MLA-SCALE", _ATTEND, seen=["ollama/ollama#13893"])(
-    _scaled("the features that the absorbed form multiplies, R + Dr", (), lambda r, dr, dn, dv: r + dr)
-)
-variant("mla/scale_from_nope", "MLA-SCALE", _ATTEND)(
-    _scaled("only the part without positions, Dn", (), lambda r, dr, dn, dv: dn)
-)
+@_step("scale_from_latent", "MLA-SCALE", "default_scale", seen=["ollama/ollama#13893"])
+def scale_from_latent(sizes):
+    """The default scale counts the features that the absorbed form multiplies, R + Dr."""
+    return 1.0 / math.sqrt(sizes.latent + sizes.rope)
+
+
+@_step("scale_from_nope", "MLA-SCALE", "default_scale")
+def scale_from_nope(sizes):
+    """The default scale counts only the part without positions, Dn."""
+    _needs(sizes.nope)
+    return 1.0 / math.sqrt(sizes.nope)
 
 
 @variant("mla/scale_ignored", "MLA-SCALE", _ATTEND, seen=["NVIDIA/Megatron-LM#3698"])
-def mla_scale_ignored(x, params, *, scale=None, **options):
+def scale_ignored(x, params, *, scale=None, **options):
     """A scale that was given is ignored."""
-    if scale is None:
-        raise NotApplicable
+    _needs(scale is not None)
     return multi_head_latent_attention(x, params, **options)
 
 
-def _columns(w, heads, order):
-    """The columns of a matrix in another order within each head."""
-    parts = w.reshape(w.shape[0], heads, -1)
-    return parts[..., order].reshape(w.shape)
-
-
-@variant("mla/values_first", "MLA-OUT", _ATTEND)
-def mla_values_first(x, params, *, heads, **options):
+@_step("values_first", "MLA-OUT", "parts_of_up_projection")
+def values_first(w_ukv, sizes):
     """The up-projection is read as values, then keys, for each head."""
-    _, _, nope, value = _sizes(params, heads)
-    order = [*range(value, value + nope), *range(value)]
-    return multi_head_latent_attention(
-        x, params._replace(w_ukv=_columns(params.w_ukv, heads, order)), heads=heads, **options
-    )
+    w = split_heads(w_ukv, sizes.heads)
+    return w[..., sizes.value :], w[..., : sizes.value]
 
 
-@variant("mla/all_keys_then_all_values", "MLA-OUT", _ATTEND)
-def mla_all_keys_then_all_values(x, params, *, heads, **options):
+@_step("all_keys_then_all_values", "MLA-OUT", "parts_of_up_projection")
+def all_keys_then_all_values(w_ukv, sizes):
     """The up-projection is read as the keys of all heads, then the values of all heads."""
-    nope = _sizes(params, heads)[2]
-    keys, values = np.split(params.w_ukv, [heads * nope], axis=1)
-    both = [part.reshape(len(keys), heads, -1) for part in (keys, values)]
-    w_ukv = np.concatenate(both, axis=-1).reshape(params.w_ukv.shape)
-    return multi_head_latent_attention(x, params._replace(w_ukv=w_ukv), heads=heads, **options)
+    keys, values = np.split(w_ukv, [sizes.heads * sizes.nope], axis=-1)
+    return split_heads(keys, sizes.heads), split_heads(values, sizes.heads)
 
 
-@variant("mla/rope_first", "MLA-ROPE", _ATTEND)
-def mla_rope_first(x, params, *, heads, **options):
+@_step("rope_first", "MLA-ROPE", "parts_of_queries")
+def rope_first(q, sizes, rope, positions):
     """A head's query is read as the part with positions, then the part without."""
-    _, rope, nope, _ = _sizes(params, heads)
-    order = [*range(rope, rope + nope), *range(rope)]
-    return multi_head_latent_attention(
-        x, params._replace(w_q=_columns(params.w_q, heads, order)), heads=heads, **options
-    )
+    q = split_heads(q, sizes.heads)
+    return q[..., sizes.rope :], rope(q[..., : sizes.rope], positions[..., None, :])
+
+
+@_step("whole_head_rotated", "MLA-ROPE", "parts_of_queries")
+def whole_head_rotated(q, sizes, rope, positions):
+    """The part without positions is rotated as well, in queries only."""
+    _needs(sizes.nope)
+    q, positions = split_heads(q, sizes.heads), positions[..., None, :]
+    return rope(q[..., : sizes.nope], positions), rope(q[..., sizes.nope :], positions)
 
 
 @variant("mla/half_pairs", "MLA-ROPE", _ATTEND)
-def mla_half_pairs(x, params, *, rope=Rope(), **options):
+def half_pairs(x, params, *, rope=Rope(), **options):
     """Pairs are (i, i + Dr/2), although the weights are for neighbours."""
     return multi_head_latent_attention(x, params, rope=rope._replace(layout="half"), **options)
 
 
-@variant("mla/whole_head_rotated", "MLA-ROPE", _ATTEND)
-def mla_whole_head_rotated(x, params, *, heads, rope=Rope(), positions=None, cache=None, **options):
-    """The part without positions is rotated as well, in queries only."""
-    nope, n = _sizes(params, heads)[2], x.shape[-2]
-    positions = (0 if cache is None else cache.length) + np.arange(n) if positions is None else positions
-    if nope % 2 or not nope or np.ndim(positions) > 1 or rope.rotary_dim is not None:
-        raise NotApplicable
-    given = {**options, "heads": heads, "rope": rope, "positions": positions, "cache": cache}
-    rows = []
-    for row, position in enumerate(positions):  # a rotation of the columns of w_q, another for each token
-        w = params.w_q.reshape(len(params.w_q), heads, -1).copy()
-        w[..., :nope] = rope(w[..., :nope], np.full(heads, position))
-        moved = multi_head_latent_attention(x, params._replace(w_q=w.reshape(params.w_q.shape)), **given)
-        rows.append(moved[..., row, :])
-    return np.stack(rows, axis=-2)
+@_step("latent_before_norm", "MLA-CACHE", "latents_and_keys", latents_of)
+@_step("no_latent_norm", "MLA-NORM", "latents_and_keys")
+def no_latent_norm(down, kv_norm, eps, rope, positions):
+    """The latent is not normalised: it is cached before its norm."""
+    width = kv_norm.shape[0]
+    return down[..., :width], rope(down[..., width:], positions)
 
 
-@variant("mla/no_latent_norm", "MLA-NORM", _ATTEND)
-def mla_no_latent_norm(x, params, *, heads, eps=1e-6, **options):
-    """The latent is not normalised."""
-    width = params.kv_norm.shape[0]
-    return _with_latents(x, params, heads, eps, options, x @ params.w_dkv[:, :width], None)
-
-
-@variant("mla/norm_on_rope_key", "MLA-NORM", _ATTEND)
-def mla_norm_on_rope_key(x, params, *, heads, eps=1e-6, **options):
+@_step("norm_on_rope_key", "MLA-NORM", "latents_and_keys")
+def norm_on_rope_key(down, kv_norm, eps, rope, positions):
     """The shared key is normalised before it is rotated."""
-    key = x @ params.w_dkv[:, params.kv_norm.shape[0] :]
-    if not key.shape[-1]:
-        raise NotApplicable
-    return _with_latents(
-        x, params, heads, eps, options, None, key / np.sqrt(np.mean(key**2, axis=-1, keepdims=True) + eps)
-    )
+    latents, rope_keys = np.split(down, [kv_norm.shape[0]], axis=-1)
+    _needs(rope_keys.shape[-1])
+    return rms_norm(latents, kv_norm, eps=eps), rope(rms_norm(rope_keys, None, eps=eps), positions)
 
 
-@variant("mla/no_query_norm", "MLA-NORM", _ATTEND)
-def mla_no_query_norm(x, params, **options):
+@_step("key_before_rotation", "MLA-CACHE", "latents_and_keys", latents_of)
+def key_before_rotation(down, kv_norm, eps, rope, positions):
+    """The shared key is cached before its rotation."""
+    latents, rope_keys = np.split(down, [kv_norm.shape[0]], axis=-1)
+    return rms_norm(latents, kv_norm, eps=eps), rope_keys
+
+
+@_step("no_query_norm", "MLA-NORM", "queries")
+def no_query_norm(x, params, eps):
     """The compressed query is not normalised."""
-    if params.w_dq is None:
-        raise NotApplicable
-    return multi_head_latent_attention(
-        x, params._replace(w_q=params.w_dq @ params.w_q, w_dq=None, q_norm=None), **options
-    )
+    _needs(params.w_dq is not None)
+    return x @ params.w_dq @ params.w_q
 
 
-@variant("mla/query_normed", "MLA-QUERY", _ATTEND)
-def mla_query_normed(x, params, **options):
+@_step("query_normed", "MLA-QUERY", "queries")
+def query_normed(x, params, eps):
     """Queries are normalised although they are not compressed."""
-    if params.w_dq is not None:
-        raise NotApplicable
-    width = x.shape[-1]
-    return multi_head_latent_attention(x, params._replace(w_dq=np.eye(width), q_norm=np.ones(width)), **options)
+    _needs(params.w_dq is None)
+    return rms_norm(x, None, eps=eps) @ params.w_q
 
 
 @variant("mla/positions_restart", "MLA-CACHE", _ATTEND)
-def mla_positions_restart(x, params, *, positions=None, cache=None, **options):
+def positions_restart(x, params, *, positions=None, cache=None, **options):
     """New tokens are rotated by positions that begin with 0, although the cache holds tokens."""
-    if positions is not None or cache is None or not cache.length:
-        raise NotApplicable
+    _needs(positions is None, cache is not None and cache.length)
     return multi_head_latent_attention(x, params, positions=np.arange(x.shape[-2]), cache=cache, **options)
 
 
 @variant("mla/latent_normed_again", "MLA-CACHE", _ATTEND)
-def mla_latent_normed_again(x, params, *, eps=1e-6, cache=None, **options):
+def latent_normed_again(x, params, *, eps=1e-6, cache=None, **options):
     """Latents that the cache holds are normalised once more when they are read."""
-    if cache is None or not cache.length:
-        raise NotApplicable
+    _needs(cache is not None and cache.length)
     again = HeldLatents(rms_norm(cache.latents, params.kv_norm, eps=eps), cache.rope_keys)
     return multi_head_latent_attention(x, params, eps=eps, cache=again, **options)
 
 
 @variant("mla/key_rotated_again", "MLA-CACHE", _ATTEND)
-def mla_key_rotated_again(x, params, *, rope=Rope(), cache=None, **options):
+def key_rotated_again(x, params, *, rope=Rope(), cache=None, **options):
     """Rotary keys that the cache holds are rotated once more when they are read."""
-    if cache is None or cache.length < 2 or not cache.rope_keys.shape[-1]:  # position 0 turns nothing
-        raise NotApplicable
+    _needs(cache is not None and cache.length > 1 and cache.rope_keys.size)  # position 0 turns nothing
     again = HeldLatents(cache.latents, rope(cache.rope_keys, np.arange(cache.length)))
     return multi_head_latent_attention(x, params, rope=rope, cache=again, **options)
-
-
-def _with_latents(x, params, heads, eps, options, latents, key):
-    """Attention with other latents or other shared keys of the tokens in x."""
-    held, rope, positions = (options.pop(name, None) for name in ("cache", "rope", "positions"))
-    rope = Rope() if rope is None else rope
-    start = 0 if held is None else held.length
-    positions = start + np.arange(x.shape[-2]) if positions is None else positions
-
-    class Changed:
-        """A cache that gives what it was told to."""
-
-        length, mask = start, None if held is None else held.mask
-
-        def append(self, own, rope_keys):
-            new = own if latents is None else latents, rope_keys if key is None else rope(key, positions)
-            return (*new, positions, positions) if held is None else held.append(*new)
-
-    return multi_head_latent_attention(
-        x, params, heads=heads, eps=eps, rope=rope, positions=positions, cache=Changed(), **options
-    )
-
-
-@variant("mla/latent_before_norm", "MLA-CACHE", "latent.latents_of")
-def mla_latent_before_norm(x, params, **options):
-    """The latent is cached before its norm."""
-    return x @ params.w_dkv[:, : params.kv_norm.shape[0]], latents_of(x, params, **options)[1]
-
-
-@variant("mla/key_before_rotation", "MLA-CACHE", "latent.latents_of")
-def mla_key_before_rotation(x, params, **options):
-    """The shared key is cached before its rotation."""
-    return latents_of(x, params, **options)[0], x @ params.w_dkv[:, params.kv_norm.shape[0] :]
