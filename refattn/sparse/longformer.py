@@ -70,7 +70,7 @@ def longformer_attention(
         Values.
     left, right : int or None
         How many positions beside the query's own, as for `window_attention`.
-    global_tokens : int array (..., T), or list of int
+    global_tokens : int array that broadcasts to (..., H, T), or list of int
         The G above: global positions, of queries and keys; -1 where a sequence has fewer than T. Leading axes
         broadcast with those of q: (B, 1, T) for q of shape (B, H, N, D).
     mask : rule of `refattn.masks`, optional

@@ -53,10 +53,11 @@ def lsh_attention(
     key_norm : "rms" or "l2", default "rms"
         "rms" is the formula above with ε = 1e-6, as in trax and transformers; "l2" divides by max(‖x‖, 1e-12), as in
         reformer-pytorch: scores that are √D times smaller.
-    sinks
+    sinks : array that broadcasts to (..., H), optional
         As for `attention`.
     positions : int array (..., N), optional
         Those of rules and functions; default 0 to N - 1.
+    return_lse : bool, default False
     **options
         scale, softcap, bias and dropout, as for `tiled_attention`.
 
@@ -175,7 +176,7 @@ class LSHGradients(NamedTuple):
     qk : array (..., H, N, D) or (N, D)
     v : array (..., H, N, Dv) or (N, Dv)
     bias : array (..., N, N) or None
-    sinks : array (...) or None
+    sinks : array that broadcasts to (..., H), or None
     scale : array ()
     """
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from refattn import backend
 from refattn.gradients import AttentionGradients
 from refattn.gradients.sums import checked_cotangent, summed_to
-from refattn.masks import Mask
+from refattn.masks import Mask, everything
 from refattn.masks.data import with_data
 from refattn.softmax import State, level, merged_states, share_of, sink_shares
 from refattn.sparse.lists import Lists
@@ -70,7 +71,7 @@ _AXES = {
 def attend(q, k, v, parts: Callable[[Problem], Iterable[Part]], mask=None, *, return_lse=False, **options):
     """Attention in the parts that a function makes of the arguments; queries in none have output 0 and lse -infinity."""
     return_lse = backend.flag("return_lse", return_lse)
-    of = problem_of(q, k, v, mask, **options)
+    of = _whole(q, k, v, mask, options)
     found = _states(of, parts(of))
     out = _output(of, found)
     return (out, level(of.xp, found.total, found.peak)[..., 0]) if return_lse else out
@@ -84,7 +85,7 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
         d_out=d_out, d_lse=d_lse, out=out, lse=lse, q=q, k=k, v=v, bias=table, sinks=options.get("sinks"),
         optional="d_lse out lse bias sinks",
     )  # fmt: skip
-    of = problem_of(q, k, v, mask, **options | {"sinks": sinks} | ({} if table is None else {"bias": table}))
+    of = _whole(q, k, v, mask, options | {"sinks": sinks} | ({} if table is None else {"bias": table}))
     more = {"d_out": d_out, "out": out, "d_lse": d_lse, "lse": lse}
     for name, x in more.items():
         checked_cotangent(name, x, "its result", (*of.lead, of.n, of.v.shape[-1])[: len(of.lead) + len(_AXES[name])])
@@ -104,7 +105,7 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
         sums["sinks"] = summed_to(xp, xp.sum(lost, axis=(-2, -1)), sinks.shape)
         d_out = left * d_out
     scale = backend.full(xp, (), 0.0, q)
-    for part in parts:
+    for part in parts if 0 not in of.lead else ():
         rows = part.of(d_out, of.lead, part.rows, EVERY)
         own_d_lse = None if d_lse is None else d_lse[part.of(d_lse, of.lead, part.rows)]
         own = Cotangents(d_out[rows], own_d_lse, None, None, known=State(*(x[rows] for x in known)))
@@ -118,13 +119,18 @@ def attend_vjp(d_out, q, k, v, parts, mask=None, *, d_lse=None, out=None, lse=No
     return AttentionGradients(**dict.fromkeys(AttentionGradients._fields) | sums | {"scale": scale})
 
 
+def _whole(q, k, v, mask, options) -> Problem:
+    """The problem that parts are taken from: its leading axes are those of positions too, which every part's rule asks for."""
+    return replace(problem_of(q, k, v, everything() if mask is None else mask, **options), mask=mask)
+
+
 def _states(of: Problem, parts) -> State:
     """What is known of each query after all parts."""
     xp, rows = of.xp, (*of.lead, of.n)
     found = State(
         *(backend.full(xp, (*rows, w), x, of.q) for w, x in ((of.v.shape[-1], 0.0), (1, -math.inf), (1, 0.0)))
     )
-    for part in parts:
+    for part in parts if 0 not in of.lead else ():
         place = part.of(found.out, of.lead, part.rows, EVERY)
         merged = merged_states(xp, State(*(x[place] for x in found)), _state(of, part))
         for all_rows, own in zip(found, merged, strict=True):

@@ -89,5 +89,7 @@ def _tracked(xp, x):
         return Tracked(xp, x.astype(np.float64) if x.dtype.kind == "f" else x, place=MEMORY, leaf=True)
     if isinstance(x, masks.Mask) and any(isinstance(value, np.ndarray) for value in x._data()):
         tracked = functools.partial(_tracked, xp)
-        return x.rewritten(lambda rule: rule.with_arguments(**mapped(tracked, rule.arguments)))
+        return x.rewritten(
+            lambda rule: rule.with_arguments(**mapped(tracked, rule.arguments)) if rule.arguments else rule
+        )
     return x

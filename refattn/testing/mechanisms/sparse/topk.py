@@ -73,6 +73,12 @@ def related(draw: Draw) -> dict:
     return plain(draw) | {"kept": 3, "scores": draw.normal(5, 7)}
 
 
+def pictured(n: int, m: int) -> dict:
+    """Four keys of each query by scores that fall and rise again: near ones, and some farther off."""
+    away = abs(m - n + np.arange(n)[:, None] - np.arange(m))
+    return {"kept": 4, "scores": -1.0 * (away * 5 % 13)}
+
+
 def ranks(mask=None, scores=None, **given):
     """What decides, (..., N, M), -inf where a key may not be attended to."""
     s = final_scores(mask, **given)
@@ -127,6 +133,7 @@ TOPK_ATTENTION = Subject(
     equals=Equal("tiled_attention", dense),
     bound=bound,
     related=related,
+    pictured=pictured,
 )
 TOPK_ATTENTION_VJP = Subject(
     topk_attention_vjp,
