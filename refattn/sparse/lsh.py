@@ -59,7 +59,7 @@ def lsh_attention(
         Those of rules and functions; default 0 to N - 1.
     return_lse : bool, default False
     **options
-        scale, softcap, bias and dropout, as for `tiled_attention`.
+        As for `tiled_attention`, which has tiles beside: scale, softcap, bias and dropout.
 
     Returns
     -------

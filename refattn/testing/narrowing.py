@@ -89,7 +89,7 @@ def of_head(judged, place):
             small[name] = _rule(x, cut)
         elif name == "dropout" and x is not None and not callable(x[0]):
             small[name] = (cut(x[0], 2), x[1])
-        elif callable(x) or (name == "dropout" and x is not None) or (shape is None and _may_have_heads(x)):
+        elif callable(x) or (name == "dropout" and x is not None) or (shape is None and np.ndim(x)):
             return None
         elif x is None or shape is None:
             small[name] = x
@@ -98,11 +98,6 @@ def of_head(judged, place):
             small[name] = cut(x, core, place_in(x, shape, core))
     arrays = {name: cut(getattr(judged, name), own) for name in ("got", "want", "limit")}
     return replace(judged, **arrays, args=(), kwargs=small)
-
-
-def _may_have_heads(x):
-    """Whether an argument of no stated shape may have an axis of heads: a list of integers has none."""
-    return np.ndim(x) > 0 and not (isinstance(x, list) and all(isinstance(item, int) for item in x))
 
 
 def _rule(mask, cut):

@@ -329,7 +329,8 @@ def test_of_a_large_problem_one_head_is_judged():
     assert worst_head(small, ratio[:1, :1]) is None
 
 
-WITH_HEADS = [f for f in subjects() if equal(f, "attention") or equal(f, "attention_vjp")]
+NUMBERED = {"sparse.longnet_attention"}  # what a head does follows from its number: alone it is another
+WITH_HEADS = [f for f in subjects() if (equal(f, "attention") or equal(f, "attention_vjp")) and f not in NUMBERED]
 
 
 @pytest.mark.parametrize("function", WITH_HEADS)
