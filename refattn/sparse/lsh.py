@@ -118,7 +118,7 @@ def lsh_attention_vjp(
     out, lse : array (..., H, N, Dv) or (N, Dv), (..., H, N) or (N,), optional
         What `lsh_attention` returned; without them they are computed again.
     **options
-        scale, softcap, bias and dropout, as for `tiled_attention_vjp`.
+        As for `tiled_attention_vjp`, which has tiles beside: scale, softcap, bias and dropout.
 
     Returns
     -------
