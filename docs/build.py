@@ -122,7 +122,7 @@ def listing(found, book):
 def navigation(found, pages):
     """The navigation, which mkdocs.yml inherits."""
     groups = {
-        "Start": ["index.md", "reading.md", "conventions.md"],
+        "Start": ["index.md", "reading.md", "conventions.md", "multiplicity.md"],
         "Mechanisms": [m.path for m in found],
         "Kit": [
             "kit/index.md",

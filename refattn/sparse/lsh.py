@@ -175,7 +175,7 @@ class LSHGradients(NamedTuple):
     ----------
     qk : array (..., H, N, D) or (N, D)
     v : array (..., H, N, Dv) or (N, Dv)
-    bias : array (..., N, N) or None
+    bias : array that broadcasts to (..., H, N, M), or None
     sinks : array that broadcasts to (..., H), or None
     scale : array ()
     """

@@ -27,6 +27,7 @@ SIZES = (1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 96, 128, 192, 256)
 _SELDOM, _RARELY = 100, 60  # calls
 USUAL_SCALE = 0.125  # where a kernel must be given one
 _SOME = (1, 2, 3, 4, 6, 8)  # how many of what there are few are asked for, one letter changed at a time
+_MOST = 2600  # calls that are tried, whatever is: a kernel that has taken none of them needs its limits stated
 _CRASHES = 8  # in a row: each starts a process again, or waits for an answer; then a kernel is asked no more
 
 
@@ -239,6 +240,8 @@ def _needed(options) -> Iterator[tuple[list[dict], int | None]]:
 
 def _foothold(asked, function, calls, given, most) -> Foothold | None:
     for arguments, axes, sizes in itertools.islice(tried(function, calls, asked.stated, asked.usual), most):
+        if asked.calls >= _MOST:
+            return None
         try:
             moved = resized(function, arguments, sizes, axes)
         except NotMovable:  # another of the calls may be

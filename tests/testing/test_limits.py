@@ -219,7 +219,7 @@ def test_what_equals_attention_gets_large_scores_inside_its_limits(function):
     assert any(".inside_level" in r.case.id for r in wrong.results if r.status == "broken")
 
 
-@pytest.mark.parametrize(("axes", "wrong"), [(2, False), (3, True)])
+@pytest.mark.parametrize(("axes", "wrong"), [(2, False), pytest.param(3, True, marks=pytest.mark.slow)])
 def test_attention_of_two_or_three_axes_is_asked_with_these(axes, wrong):
     def kernel(q, k, v, mask=None):
         if q.ndim != axes:
