@@ -38,6 +38,12 @@ def pytest_addoption(parser):
         metavar="SHARE",
         help="of the known mistakes that can occur, how much must be excluded (0: nothing is asked)",
     )
+    group.addoption(
+        "--refattn-time",
+        type=float,
+        metavar="SECONDS",
+        help="how long it may take in each process, about: what was left out is skipped, and said at the end",
+    )
     group.addoption("--refattn-allow", metavar="FILE", help="a TOML file of deviations that are known")
     group.addoption(
         "--refattn-clause",

@@ -107,6 +107,16 @@ def _share(text):
     return share
 
 
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"it is {text[:80]!r}; it must be a number of seconds above 0")
+    return seconds
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         from refattn.testing.printable import printable
@@ -172,6 +182,12 @@ def parser() -> argparse.ArgumentParser:
         type=_share,
         metavar="SHARE",
         help="how much of the known mistakes that can occur must be excluded (default: 0.9; 0 asks for nothing)",
+    )
+    check.add_argument(
+        "--time",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long it may take, about (default: as long as it takes): the report says what was left out",
     )
     check.add_argument("--allow", metavar="FILE", help="a TOML file of known deviations, besides the shipped ones")
     check.add_argument(
@@ -417,6 +433,7 @@ def _check_one(options):
             allow=known,
             strict=bool(options.allow) if options.strict is None else options.strict,
             at_least=AT_LEAST if options.at_least is None else options.at_least,
+            seconds=options.time,
             progress=reports.progress_on(),
         )
         options.ending.reporting = True
@@ -476,6 +493,7 @@ def _check_all(options):
     words += ["--mechanism", options.mechanism] if options.mechanism else []
     words += ["--allow", options.allow] if options.allow else []
     words += [] if options.at_least is None else ["--at-least", str(options.at_least)]
+    words += [] if options.time is None else ["--time", str(options.time)]
     words += ["--no-known"] if options.no_known else []
     words += [] if options.strict is None else ["--strict" if options.strict else "--no-strict"]
     found = check_all(names, words)

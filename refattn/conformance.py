@@ -12,19 +12,23 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
+from collections import Counter
 
 import pytest
 
 from refattn.testing import adapters, allow
+from refattn.testing.budget import COVERING, EXPLAINING, Budget, is_golden
 from refattn.testing.checking import CheckCase, Report, Result, all_cases, check, run_case, smallest
 from refattn.testing.coverage import Coverage, Seen, covered, summed
 from refattn.testing.inside import stating
 from refattn.testing.matches import assert_matches
+from refattn.testing.refusals import AskedAgain
 from refattn.testing.report import gist
 from refattn.testing.reports import as_text
 from refattn.testing.vote import settled
 
 MISSING = "nothing to judge: give --refattn-impl module:function (or torch, jax, onnxruntime, ...)"
+LAST_QUARTER = 0.75  # of the time, in which only golden cases are asked: tests come clause by clause
 STATE = pytest.StashKey["State"]()
 
 
@@ -51,6 +55,12 @@ class State:
                 self.adapter = stating(self.adapter, self.option.refattn_limits)
             except ValueError as error:
                 raise pytest.UsageError(f"--refattn-limits: {error}") from None
+        try:
+            self.budget = Budget(self.option.refattn_time)
+        except ValueError as error:
+            raise pytest.UsageError(f"--refattn-time: {error}") from None
+        self.adapter = self.budget.watching(self.adapter)
+        self.again = AskedAgain(self.adapter)
         name, version = self.adapter.name, self.adapter.version
         own, shipped = read_allowed(self.option), allow.shipped()
         self.given = allow.in_force(own, name, version)
@@ -76,7 +86,8 @@ class State:
     def _cases(self) -> list[CheckCase]:
         """Every case that was asked for."""
         try:
-            cases = list(all_cases(self.adapter, None, self.option.refattn_effort, self.option.refattn_seed))
+            option = self.option
+            cases = list(all_cases(self.adapter, None, option.refattn_effort, option.refattn_seed, self.budget))
         except ValueError as error:  # an unknown precision
             raise pytest.UsageError(f"refattn: {error}") from None
         if not cases:
@@ -172,9 +183,18 @@ class Case(Judged):
     def runtest(self):
         """Run it, and say what came of it as pytest does."""
         state = self.config.stash[STATE]
-        result = run_case(state.adapter, self.case)
+        budget = state.budget
+        if budget.over(1.0 if is_golden(self.case) else LAST_QUARTER):
+            self.user_properties.append(("refattn_unasked", "golden cases" if is_golden(self.case) else "other cases"))
+            pytest.skip(f"not asked: the time was over (--refattn-time {budget.seconds:g})")
+        explain = not budget.over(EXPLAINING)
+        result = state.again(run_case(state.adapter, self.case, explain=explain))
+        if result.wrong and not explain:
+            self.user_properties.append(("refattn_unasked", "explanations of cases that are wrong"))
         state.results.append(result)
-        if shown := state.seen(self.case.function).take(result):
+        if budget.over(COVERING):
+            self.user_properties.append(("refattn_unasked", "cases asked how many known mistakes they exclude"))
+        elif shown := state.seen(self.case.function).take(result):
             self.user_properties.append(("refattn_excludes", shown))
         self.user_properties.append(("refattn_judged", [c.result for c in result.comparisons]))
         if result.status == "unsupported":
@@ -226,6 +246,8 @@ class Entry(Judged):
         state, entry = self.config.stash[STATE], self.entry
         if entry.expired:
             pytest.fail(f"this entry ended on {entry.until}: look at the deviation again", pytrace=False)
+        if state.budget.over():
+            pytest.skip("not asked: the time was over")
         if state.option.refattn_effort == "smoke":
             pytest.skip("too few cases to tell whether it is still needed")
         chosen = [c for c in state.cases if c.function == entry.function and fnmatch.fnmatch(c.id, entry.cases)]
@@ -254,6 +276,7 @@ class Summary:
         self.done: set[str] = set()
         self.refused: set[str] = set()
         self.coverage: list[Coverage] = []
+        self.unasked: Counter[str] = Counter()
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report):
@@ -267,17 +290,20 @@ class Summary:
         self.asked += must_be_answered
         self.answered += must_be_answered and outcome in ("passed", "known")
         case = self.cases.get(report.nodeid.rpartition("::")[2])
-        told = dict(report.user_properties)
+        properties = dict(report.user_properties)
         if case is not None:
             self.done.add(case.id)
             self.refused |= {case.id} if outcome == "skipped" else set()
-        if case is not None and told.get("refattn_judged"):  # with xdist another process has seen it
-            self.state.seen(case.function).note(case, told.get("refattn_excludes", ()), told["refattn_judged"])
+        if case is not None and properties.get("refattn_judged"):  # with xdist another process has seen it
+            shown, judged = properties.get("refattn_excludes", ()), properties["refattn_judged"]
+            self.state.seen(case.function).note(case, shown, judged)
         for name, value in report.user_properties:
             if name == "refattn_deviation":
                 *key, told, again = value
                 self.deviations.setdefault(tuple(key), []).append((told, again))
             self.unjudged += name == "refattn_unjudged"
+            if name == "refattn_unasked":
+                self.unasked[value] += 1
 
     @property
     def checked(self) -> bool:
@@ -288,7 +314,12 @@ class Summary:
     def pytest_sessionfinish(self, session):
         """A run in which nothing was judged, or too little, is no success."""
         option = self.state.option
-        if self.done == set(self.cases) and option.refattn_effort != "smoke" and not option.refattn_clause:
+        if (
+            self.done == set(self.cases)
+            and not +self.unasked
+            and option.refattn_effort != "smoke"
+            and not option.refattn_clause
+        ):
             self.coverage = self.state.coverage(self.refused)
         fails = self.weak or (self.counts["skipped"] and not self.checked)
         if fails and not self.counts["failed"]:
@@ -304,7 +335,7 @@ class Summary:
         """Each deviation once, with its cases counted and a command."""
         if not any(self.counts.values()):
             return
-        write = terminalreporter.write_line
+        write, option = terminalreporter.write_line, self.state.option
         terminalreporter.section(f"refattn: {self.state.adapter.name}")
         for line in filter(None, self.state.lists):
             write(line)
@@ -315,6 +346,9 @@ class Summary:
             write(f"{told}: {len(cases)} case{'s' * (len(cases) > 1)}", red=True)
             write(f"  again: {again}")
         n = self.counts
+        left_out = [*self.state.budget.unasked, *(f"{count} {what}" for what, count in self.unasked.items())]
+        for text in left_out:
+            write(f"not asked, for the time was over (--refattn-time {option.refattn_time:g}): {text}", red=True)
         for found in self.coverage:
             if found.missed:
                 missed = f"not excluded, {found.told(self.state.option.refattn_at_least)}"

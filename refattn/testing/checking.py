@@ -15,6 +15,7 @@ from refattn.testing.adapters import Adapter, CallableAdapter, Failed, Unsupport
 from refattn.testing.adapters.guard import guarded, no_refusal
 from refattn.testing.adapters.guard import told as text_of
 from refattn.testing.allow import Allowance, excused, in_force, measured_on, problems
+from refattn.testing.budget import ASKED, ASKING, COVERING, EXPLAINING, SIZES_UNASKED, Budget, is_golden, left_out
 from refattn.testing.inside import Inside, call_of, inside, stating, without_lse
 from refattn.testing.layouts import cast
 from refattn.testing.matches import FITS, Incomplete, compare
@@ -22,7 +23,8 @@ from refattn.testing.names import function_named, functions, hint
 from refattn.testing.nested import arrays
 from refattn.testing.outcome import STATUSES, CheckCase, Result, mechanism_of, smallest
 from refattn.testing.reference import to_numpy
-from refattn.testing.report import Report, gist
+from refattn.testing.refusals import AskedAgain, at_random, not_by_chance, once
+from refattn.testing.report import Report
 from refattn.testing.returned import GRADIENTS, SEVERAL, by_name
 from refattn.testing.rounding import round_to
 from refattn.testing.stages import stages_of
@@ -33,7 +35,6 @@ __all__ = [
 ]  # fmt: skip
 
 EFFORTS = ("smoke", "standard", "full")
-REFUSALS = ("refuses valid input", "crashes", "hangs", "exits")  # the limits of what does not say so
 
 
 def check(
@@ -50,6 +51,7 @@ def check(
     allow: list[Allowance] | None = None,
     strict: bool = False,
     at_least: float = coverage.AT_LEAST,
+    seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check an implementation against the specification.
@@ -81,6 +83,11 @@ def check(
     strict : bool
         Whether an allow-list that is out of date fails the check: an entry that has expired, one that names what does
         not exist, and, where everything is checked, one whose deviation no longer shows.
+    at_least : float
+        The share of the known mistakes that can occur which must be excluded.
+    seconds : float, optional
+        How long it may take, about; default as long as it takes. What is left out first says `refattn.testing.budget`; the
+        report lists it.
     progress : callable, optional
         Called with the number of cases done and in all.
 
@@ -103,7 +110,8 @@ def check(
         raise ValueError(f"seed is {seed}; it must be a whole number of 0 or more")
     if not 0 <= at_least <= 1:
         raise ValueError(f"at_least is {at_least}; it must be a share between 0 and 1")
-    adapter = adapters.adapt(target, function, precision=precision, layout=layout)
+    budget = Budget(seconds)
+    adapter = budget.watching(adapters.adapt(target, function, precision=precision, layout=layout))
     if limits is not None:
         adapter = stating(adapter, limits)
     offered = list(_standing(adapter, mechanism, effort, seed))
@@ -116,14 +124,18 @@ def check(
         return [c for c in asked if fnmatch.fnmatch(c.id, only)]
 
     cases = chosen(offered)
-    within = None if cases and "inside" not in only else _inside(adapter, mechanism, effort, seed, offered, wanted)
+    if seconds is not None:
+        cases.sort(key=lambda case: not is_golden(case))
+    within = None
+    if not cases or "inside" in only:
+        within = budget.until(ASKED, lambda: _inside(adapter, mechanism, effort, seed, offered, wanted))
     if not (cases or (within and chosen(within.cases))):
         unknown = "" if function is None or function in functions() else hint(function)
         asked = {"function": function, "mechanism": mechanism, "precision": precision}
         asked["cases"] = None if only == "*" else only
         parts = [f"{name} {value!r}" for name, value in asked.items() if value is not None]
         raise ValueError(f"{adapter.name} offers nothing to check for {' and '.join(parts) or 'any function'}{unknown}")
-    report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict)
+    report = Report(adapter.name, adapter.version, effort, seed, adapter.environment(), strict=strict, budget=seconds)
     if isinstance(adapter, CallableAdapter):
         report.options = {"function": function, "precision": precision, "layout": layout}
     if limits is not None:
@@ -135,12 +147,22 @@ def check(
     wrong: Counter[str] = Counter()
     listed = {entry.function for entry in entries}  # what may be known is looked up by its name, so it must have one
 
+    slow, again = False, AskedAgain(adapter)
+    unexplained: list[CheckCase] = []
+
     def run(some):
-        for case in some:
+        nonlocal slow
+        for number, case in enumerate(some):
+            if budget.over():
+                budget.unasked += left_out(some[number:], cases)
+                return
             each = case.function in listed or wrong[case.function] < vote.EXPLAINED
-            result = run_case(adapter, case, explain=each, suspected=_listed(entries, case))
+            explain = each and not budget.over(EXPLAINING)
+            result = again(run_case(adapter, case, explain=explain, suspected=_listed(entries, case)))
             wrong[case.function] += bool(result.wrong)
+            unexplained.extend([case] if result.wrong and each and not explain else [])
             report.results.append(_allowed(entries, adapter, result, used))
+            slow = slow or budget.tell_if_slow(some[number + 1 :])
             if progress is not None:
                 progress(len(report.results), len(cases))
 
@@ -148,27 +170,38 @@ def check(
         run(cases)
         if within is None and any(sign in only for sign in "*?[") and any(r.refused for r in report.results):
             taken = {r.case.id: not r.refused for r in report.results}  # what it refuses is known: what does it take?
-            within = _inside(adapter, mechanism, effort, seed, offered, wanted, taken)
+            if not budget.over(ASKING):
+                ask = lambda: _inside(adapter, mechanism, effort, seed, offered, wanted, taken)
+                within = budget.until(ASKED, ask)
+            if within is None and effort != "smoke":
+                budget.unasked.append(SIZES_UNASKED)
         if within is not None:
             report.limits = within.limits
             offered += within.cases
-            cases += chosen(within.cases)
-            run(cases[len(report.results) :])
-        if only == "*" and effort != "smoke":
-            report.at_least = at_least
+            more = chosen(within.cases)
+            cases += more
+            run(more)
+        if only == "*" and effort != "smoke" and budget.over(COVERING):
+            budget.unasked.append("how many known mistakes are excluded")
+        elif only == "*" and effort != "smoke":
+            report.at_least = 0.0 if budget.unasked else at_least  # what there was no time for is not weak
             for each in coverage.covered(report.results, offered, adapter.profile):
                 found, entry = excused(each, entries, at_least)
                 report.coverage.append(found)
                 used |= {entry} if entry else set()
+        if unexplained:
+            budget.unasked.append(f"what explains each of {len(unexplained)} cases that are wrong")
     except KeyboardInterrupt:
         report.interrupted = len(cases)
-    report.results, causes = vote.settled(_not_by_chance(_in_full(report.results, entries)))
-    report.results = _once([_allowed(entries, adapter, result, used) for result in report.results])
+    report.results, causes = vote.settled(not_by_chance(_in_full(report.results, entries)))
+    report.results = once([_allowed(entries, adapter, result, used) for result in report.results])
     new = {(r.case.function, r.case.id) for r in report.results if r.status == "broken"}
     report.causes = [cause for cause in causes if new & {(cause.function, case) for case in cause.cases}]
     whole = mechanism is None and len(cases) == len(offered) and effort != "smoke" and not report.interrupted
+    whole = whole and len(report.results) == len(cases)
     if whole:
         report.stale = [entry for entry in entries if entry not in used and not entry.expired]
+    report.unasked = budget.unasked
     report.problems = problems(entries, report, [case.id for case in cases] if whole else None)
     report.seconds = time.perf_counter() - started
     return report
@@ -204,37 +237,21 @@ def _judged(result) -> bool:
     return any(c.judged is not None and c.explanations for c in result.wrong)
 
 
-def _not_by_chance(results):
-    """The results; a refusal in words with which valid input is refused, too, is no sign that wrong input is seen."""
-    said = {(r.case.function, r.raised) for r in results if r.raised and r.status in ("broken", "known")}
-    return [
-        replace(r, status="unsupported", reason=f"it refuses valid input in the same words: {r.raised}")
-        if r.status == "holds" and (r.case.function, r.raised) in said
-        else r
-        for r in results
-    ]
+def all_cases(
+    adapter: Adapter, mechanism: str | None, effort: str, seed: int, budget: Budget | None = None
+) -> Iterator[CheckCase]:
+    """Every case for the functions that an adapter offers, golden vectors first, those inside its limits last.
 
-
-def _once(results):
-    """The results; what a function refuses in the same words, and where it crashes, is one finding: its smallest case."""
-    of = lambda r: (r.case.function, r.deviation, gist(r.raised))
-    refusals = [r for r in results if r.status == "broken" and r.deviation in REFUSALS]
-    least = {of(r): r.case.id for r in sorted(refusals, key=lambda r: r.case.size, reverse=True)}
-    return [
-        replace(
-            r, status="unsupported", deviation="", clause="", message="", reason=f"as {least[of(r)]}: {r.deviation}"
-        )
-        if r.status == "broken" and least.get(of(r), r.case.id) != r.case.id
-        else r
-        for r in results
-    ]
-
-
-def all_cases(adapter: Adapter, mechanism: str | None, effort: str, seed: int) -> Iterator[CheckCase]:
-    """Every case for the functions that an adapter offers, golden vectors first, those inside its limits last."""
+    With a budget they are left out where asking for the limits does not end in time, which the budget says.
+    """
     standing = list(_standing(adapter, mechanism, effort, seed))
     yield from standing
-    yield from _inside(adapter, mechanism, effort, seed, standing).cases
+    budget = budget or Budget()
+    found = budget.until(ASKING, lambda: _inside(adapter, mechanism, effort, seed, standing))
+    if found is None:
+        budget.unasked.append(SIZES_UNASKED)
+    else:
+        yield from found.cases
 
 
 def _offered(adapter, mechanism, effort):
@@ -293,11 +310,15 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True, suspect
     call, precision = call_of(adapter, case.function, case.dtype), adapter.profile(case.function, case.dtype)
     arguments = cast(case.arguments, case.dtype)
     before = [(path, x, x.copy()) for path, x in arrays(arguments)]
+    taken = False
     try:
         with np.errstate(all="ignore"):
             got = call(**arguments)
-            again = None if case.refuses else call(**arguments)
+            taken = not case.refuses
+            again = call(**arguments) if taken else None
     except Unsupported as missing:
+        if taken:
+            return at_random(case, missing)
         less = without_lse(case)
         if less is not None:  # its output can be checked all the same
             return run_case(adapter, less, explain=explain, suspected=suspected)
@@ -305,7 +326,7 @@ def run_case(adapter: Adapter, case: CheckCase, *, explain: bool = True, suspect
     except Failed as failure:  # no refusal, even of what must be refused
         return _failed(case, failure)
     except Exception as error:
-        return _raised(adapter, case, error)
+        return at_random(case, error) if taken and not no_refusal(error, adapter) else _raised(adapter, case, error)
     if case.refuses:
         message = f"accepts what must be refused ({case.comment.rstrip('.').lower()})"
         return Result(case, "broken", "accepts wrong input", case.clauses[0], message)

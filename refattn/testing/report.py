@@ -39,6 +39,8 @@ class Report:
     limits: dict[str, str] = field(default_factory=dict)  # function -> what it takes, where it refuses some calls
     coverage: list[Coverage] = field(default_factory=list)  # which known mistakes the run would have shown
     at_least: float = 0.0  # the share of those that can occur which it must have; 0 where it is no whole run
+    budget: float | None = None  # the seconds that it might take
+    unasked: list[str] = field(default_factory=list)  # what was left out because of these
     interrupted: int = 0
     seconds: float = 0.0
 

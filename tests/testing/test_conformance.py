@@ -53,6 +53,14 @@ def small(x, *, axis=-1):
         raise NotImplementedError("another size")
     return refattn.softmax(x, axis=axis)
 
+calls = []
+
+def tired(x, axis=-1, where=None):
+    calls.append(1)
+    if len(calls) % 3 == 0:
+        raise NotImplementedError("tired")
+    return refattn.softmax(x, axis, where)
+
 def softmax(x, *, axis=-1):
     return refattn.softmax(x, axis=axis)
 
@@ -99,6 +107,23 @@ def test_a_kernel_that_is_right_conforms(judge):
     assert "CONFORMS: " in output
     assert counts(output)["passed"] > 100
     assert "skipped" not in counts(output)
+
+
+def test_what_there_was_no_time_for_is_skipped_and_said(judge):
+    of_softmax = ("--refattn-function", "softmax", "-rs")
+    code, output = judge("softmax", *of_softmax, "--refattn-time", "0.000001")
+    assert code == 1
+    assert "not asked: the time was over (--refattn-time 1e-06)" in output
+    assert "NOTHING WAS CHECKED" in output
+    assert re.search(r"not asked, for the time was over \(--refattn-time 1e-06\): \d+ golden cases", output)
+    assert "not asked" not in judge("softmax", *of_softmax, *FEW, "--refattn-time", "600")[1]
+    assert "it must be a number above 0" in judge("softmax", "--refattn-time", "0")[1]
+
+
+def test_what_is_refused_at_random_fails(judge):
+    code, output = judge("tired", "--refattn-function", "softmax", *FEW)
+    assert code == 1
+    assert "refuses at random (breaks BACKEND-PURE)" in output
 
 
 def test_a_wrong_kernel_is_told_what_is_wrong_without_a_traceback(judge):

@@ -47,6 +47,7 @@ def as_document(report: Report) -> dict:
         "ok": report.ok,
         "strict": report.strict,
         "interrupted": bool(report.interrupted),
+        "time": {"limit": report.budget, "unasked": report.unasked},
         "seconds": round(report.seconds, 3),
         "counts": {status: report.count(status) for status in STATUSES},
         "clauses": report.by_clause(),

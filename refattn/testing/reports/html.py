@@ -81,9 +81,10 @@ def verdict(document: dict) -> tuple[str, str]:
             return "broken", "Allow-list out of date"
         said = f"Weak: too little of {', '.join(weak)} was checked"
         return "broken", said if weak else "Nothing was checked"
+    so_far = " as far as was asked" if document["time"]["unasked"] else ""
     if known:
-        return "known", f"Conforms but for {known} known deviation{'s' * (known != 1)}"
-    return "holds", "Conforms"
+        return "known", f"Conforms{so_far} but for {known} known deviation{'s' * (known != 1)}"
+    return "holds", f"Conforms{so_far}"
 
 
 def _matrix(documents):
@@ -131,6 +132,7 @@ def _report(document, number, clauses):
         _deviations(document, "known", "Known deviations"),
         _clauses(document),
         _strips(document),
+        _unasked(document),
         _coverage(document),
         _missing(document),
     ]
@@ -239,6 +241,12 @@ def _mark(case):
 def _hover(case):
     worst = "" if case["worst"] is None else f", {float(case['worst']):.3g}x of the bound"
     return f"{case['id']}: {case['status']}{worst}" + (f", {case['deviation']}" if case["deviation"] else "")
+
+
+def _unasked(document):
+    """What was left out because the time was over."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in document["time"]["unasked"])
+    return f"<h2>Not asked in {document['time']['limit']:g} s</h2><ul>{items}</ul>" if items else ""
 
 
 def _coverage(document):

@@ -25,6 +25,7 @@ def as_junit(report: Report) -> str:
     )
     said = [("cause", f"{cause.function}: {cause}") for cause in report.causes]
     said += [("coverage", summed(report.coverage))] if report.coverage else []
+    said += [("unasked", text) for text in report.unasked]
     if said:
         properties = ET.SubElement(suite, "properties")
         for name, value in said:

@@ -50,6 +50,11 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
         said = [f"{function}: {text}" for function, text in report.limits.items()]
         lines += ["", "cases were made inside its limits"]
         lines += [x for s in said for x in textwrap.wrap(s, WIDTH, initial_indent="  ", subsequent_indent="    ")]
+    if report.unasked:
+        lines += ["", f"not asked, for the time was over (--time {report.budget:g})"]
+        lines += [
+            x for s in report.unasked for x in textwrap.wrap(s, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        ]
     if report.problems:
         lines += [
             "",
@@ -146,6 +151,8 @@ def verdict(report: Report, paint=None) -> str:
     known, new = len(report.findings("known")), len(report.findings("broken"))
     n = _counts(report.results)
     tail = f"{n['holds']} of {len(report.results)} cases hold, {n['unsupported']} are not supported, {report.seconds:.1f} s"
+    if report.unasked:
+        tail = f"not all was asked in {report.budget:g} s; {tail}"
     if report.interrupted:
         done = f"{len(report.results)} of {report.interrupted} cases"
         return paint(f"INTERRUPTED after {done}: {new} new deviation{'s' * (new != 1)} until then; {tail}", "red")
