@@ -16,6 +16,7 @@ _MODULES = (
     "attention",
     "backend",
     "cache",
+    "entmax",
     "feedforward",
     "gradients",
     "heads",
@@ -30,6 +31,7 @@ _MODULES = (
 )
 _HOME = {
     "softmax": "softmax logsumexp merge",
+    "entmax": "sparsemax entmax sparsemax_vjp entmax_vjp",
     "attention": "attention attention_weights attention_stages AttentionStages Dropout",
     "heads": "split_heads merge_heads grouped_query_attention multi_query_attention multi_head_attention"
     " MultiHeadParams PackedMultiHeadParams",
