@@ -100,7 +100,7 @@ def _calls():
     yield "rope", {**turned, "rotary_dim": 4}
     yield "rope", {**turned, "positions": np.array([0, 7, 1_000_000, 30_000_000])}
     lists = {"indices": np.array([[0, 3, 3, 69], [5, -1, 2, 5], [1, 2, 3, 4], [-1, -1, 9, -1]]), "repeats": "count"}
-    for name in sorted(name for name, of in subjects().items() if name.startswith("sparse.") and of.bound):
+    for name in sorted(name for name, of in subjects().items() if name.startswith(("sparse.", "entmax")) and of.bound):
         yield from ((name, Draw(Seeded(7, number), "bfloat16").call(subjects()[name])) for number in range(3))
     yield from (("sparse.gather_attention_vjp", {**d_out, **qkv, **lists, **o}) for o in options[:4])
     yield "alibi_slopes", {"heads": 12}

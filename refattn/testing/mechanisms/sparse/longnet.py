@@ -204,7 +204,12 @@ def heads_in_groups(**given):
     return _other_rule(given, "paper", "code")
 
 
-@variant("longnet/heads_in_turn", "LONGNET-OFFSETS", "sparse.longnet_attention", seen=["Ding et al. 2023 (LongNet), section 2.3"])
+@variant(
+    "longnet/heads_in_turn",
+    "LONGNET-OFFSETS",
+    "sparse.longnet_attention",
+    seen=["Ding et al. 2023 (LongNet), section 2.3"],
+)
 def heads_in_turn(**given):
     """Heads have their offsets in turn, h mod r, where those of the released code are meant: groups of heads."""
     return _other_rule(given, "code", "paper")
