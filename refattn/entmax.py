@@ -131,7 +131,7 @@ def entmax_vjp(d_out, x, alpha=1.5, axis=-1, where=None):
     --------
     >>> import numpy as np
     >>> entmax_vjp(np.array([1.0, 0.0, 8.0]), np.array([2.0, 2.0, -1.0])).x
-    array([ 0.35355339, -0.35355339,  0.        ])
+    array([ 0.35355339, -0.35355339, -0.        ])
     """
     xp, d_out, x = backend.floating(d_out=d_out, x=x)
     p = entmax(x, alpha, axis, where)
@@ -169,7 +169,7 @@ def sparsemax_vjp(d_out, x, axis=-1, where=None):
     --------
     >>> import numpy as np
     >>> sparsemax_vjp(np.array([1.0, 0.0, 8.0]), np.array([2.0, 2.0, -1.0])).x
-    array([ 0.5, -0.5,  0. ])
+    array([ 0.5, -0.5, -0. ])
     """
     return entmax_vjp(d_out, x, 2.0, axis, where)
 

@@ -36,6 +36,14 @@ def test_weights_sum_to_one_and_have_one_threshold(library, seed, alpha, scale):
 
 
 @pytest.mark.clause("ENTMAX-NORMAL")
+@pytest.mark.parametrize("alpha", [4.0, 50.0])
+def test_steep_roots_still_sum_to_one(library, alpha):
+    """Beyond alpha 2 a weight at the threshold changes faster than floating-point numbers can follow."""
+    p = library.call(entmax, floats_for(3, (200, 17), scale=0.1), alpha)
+    np.testing.assert_allclose(p.sum(axis=-1), 1.0, rtol=1e-13)
+
+
+@pytest.mark.clause("ENTMAX-NORMAL")
 @given(seed=rng, alpha=alphas)
 def test_they_are_the_best_weights(seed, alpha):
     """No other weights have a larger Σ p x + H(p), H Tsallis' entropy."""

@@ -111,9 +111,10 @@ def check(
     if not 0 <= at_least <= 1:
         raise ValueError(f"at_least is {at_least}; it must be a share between 0 and 1")
     budget = Budget(seconds)
-    adapter = budget.watching(adapters.adapt(target, function, precision=precision, layout=layout))
+    adapter = adapters.adapt(target, function, precision=precision, layout=layout)
     if limits is not None:
         adapter = stating(adapter, limits)
+    adapter = budget.watching(adapter)
     offered = list(_standing(adapter, mechanism, effort, seed))
     dtype = None if precision is None else profiles.profile(precision).inputs
 
