@@ -306,7 +306,9 @@ def _factors(name, values, count):
         backend.array(name, values)
     shape = (len(values),) if isinstance(values, list | tuple) else values.shape
     if tuple(shape) != (count,):
-        raise ValueError(f"{name} has shape {tuple(shape)}; it must have rotary_dim/2 = {count} numbers")
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}; it must have rotary_dim/2 = {count} numbers, one for each pair of features of x"
+        )
     return [backend.number(name, values[i], positive=True) for i in range(count)]
 
 

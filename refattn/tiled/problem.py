@@ -94,6 +94,8 @@ class Problem:
         Small heads fill a tile together, large ones are worked on one by one. Heads that share keys and values are
         stacked with those that share them with them, so that nothing is repeated.
         """
+        if 0 in self.lead:
+            return iter(())
         looped = len(self.lead)
         size = max(1, min(self.q_tile, self.n) * min(self.k_tile, self.m))
         if self._grouped:

@@ -10,7 +10,9 @@ import refattn
 from refattn import cli
 from refattn.testing import budget, check, reports
 from refattn.testing.adapters import Adapter
+from refattn.testing.adapters.frameworks import FrameworkAdapter
 from refattn.testing.budget import is_golden
+from refattn.testing.inside import stating
 
 CALL = 0.2  # seconds
 
@@ -200,3 +202,15 @@ def test_what_is_refused_for_what_it_is_stays_not_supported():
 
     report = check(kernel, "softmax", at_least=0)
     assert report.ok
+
+
+def test_what_is_watched_or_has_its_limits_stated_is_called_in_bfloat16_too():
+    class Toy(FrameworkAdapter):
+        name = "toy"
+
+        def __init__(self):
+            self.functions = {"softmax": lambda x: self.narrow}
+
+    for adapter in (budget.Budget(None).watching(Toy()), stating(Toy(), "E <= 8")):
+        assert adapter.call("softmax", "bfloat16")(None)
+        assert not adapter.call("softmax", "float32")(None)

@@ -15,7 +15,9 @@ class FrameworkAdapter(Adapter):
     A check hands over float32 arrays for bfloat16, which NumPy lacks; `tensor` makes the framework's bfloat16 of them.
     """
 
-    narrow = False  # whether the call under way is one in bfloat16
+    narrow = (
+        False  # whether the call under way is one in bfloat16; of the class, as copies call the first one's methods
+    )
 
     def call(self, function, dtype):
         """The function, with float32 arrays taken for bfloat16 where that is the dtype."""
@@ -23,11 +25,11 @@ class FrameworkAdapter(Adapter):
         return partial(self._in_bfloat16, call) if dtype == "bfloat16" else call
 
     def _in_bfloat16(self, call, *args, **kwargs):
-        self.narrow = True
+        type(self).narrow = True
         try:
             return call(*args, **kwargs)
         finally:
-            self.narrow = False
+            type(self).narrow = False
 
     def tensor(self, x):
         """A NumPy array as the framework's, in the dtype of the call; None stays None."""

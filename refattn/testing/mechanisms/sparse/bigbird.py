@@ -72,7 +72,7 @@ def count(given, places=None, first=True, **changed):
     places = np.arange(m - n, m) if places is None else places
     b, c = (places - extra)[:, None] // size, (np.arange(m) - extra) // size
     found = ((abs(b - c) <= 1) | (c == 0) | (c == last)).astype(float)
-    row = np.clip(b[:, 0] - 1, 0, max(0, last - 2))
+    row = np.clip(b[:, 0] - 1, 0, max(0, min(last, table.shape[-2] + 1) - 2))
     if table.shape[-2] and table.shape[-1]:
         named = (table[..., row, :, None] == np.where(c < 0, -2, c)).sum(axis=-2)
         found = found + np.where((b > 0) & (b < last), named, 0)
