@@ -259,7 +259,7 @@ def _yarn(theta, base, s):
     if low > high:
         raise ValueError(
             f"beta_fast {fast}, beta_slow {slow} and original_length {original} leave no ramp: it would run from index"
-            f" {low} to {high} with base {base} and rotary_dim {2 * len(theta)}"
+            f" {low} to {high} with base {base} and the features of x that turn, rotary_dim {2 * len(theta)}"
         )
     width = high - low if high > low else 0.001
     ramp = [min(max((i - low) / width, 0.0), 1.0) for i in range(len(theta))]

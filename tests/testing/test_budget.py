@@ -211,6 +211,6 @@ def test_what_is_watched_or_has_its_limits_stated_is_called_in_bfloat16_too():
         def __init__(self):
             self.functions = {"softmax": lambda x: self.narrow}
 
-    for adapter in (budget.Budget(None).watching(Toy()), stating(Toy(), "E <= 8")):
+    for adapter in (budget.Budget(None).watching(Toy()), stating(Toy(), "M <= 8")):
         assert adapter.call("softmax", "bfloat16")(None)
         assert not adapter.call("softmax", "float32")(None)

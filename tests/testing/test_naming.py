@@ -208,7 +208,7 @@ def test_every_variant_is_named_at_random(function, precision):
     if builds_on_others(function) or function == "attention_vjp":  # each in one precision
         trials, part = 1, slice(PROFILES.index(precision), None, len(PROFILES))
     counts, confusions, never = measure([function], trials, [precision], part=part)
-    if trials == 1 and sum(counts.values()) < 100:  # a share of so few says little
+    if trials == 1 and 0 < sum(counts.values()) < 100 and rate(counts) < 0.95:  # of so few: a larger sample decides
         counts, confusions, never = measure([function], 3, [precision], part=part)
     if precision == "float32":
         assert not never[function, precision]
