@@ -169,7 +169,7 @@ def _parts(size, random_blocks, extra, repeats):
         table, blocks = _table(of, size, random_blocks, extra)
         first, last = (min(extra + size * b, of.m) for b in (1, max(1, blocks - 1)))
         before, start, stop, end = (min(max(place - of.m + of.n, 0), of.n) for place in (0, first, last, of.m))
-        everything = masks.window(None, None)
+        everything = masks.everything()
         for rows in (slice(before, start), slice(stop, end)):
             if rows.start < rows.stop:
                 yield Part(None, rows, EVERY, everything, None)

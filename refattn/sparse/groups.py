@@ -15,7 +15,7 @@ from refattn import backend
 from refattn.masks import Mask
 from refattn.masks.data import with_data
 from refattn.sparse.lists import ROOM
-from refattn.sparse.places import added, numbers_at, places_of, rows_at
+from refattn.sparse.places import added, cells_of, numbers_at, places_of, rows_at
 from refattn.tiled import tiled_attention, tiled_attention_vjp
 from refattn.tiled.problem import problem_of
 
@@ -144,7 +144,7 @@ class Grouped:
             return None, None
         if callable(table):
             return self._of_function(table, *at), None
-        place = self._cells(table, i[..., :, None], j[..., None, :])
+        place = cells_of(self.xp, table, i[..., :, None], j[..., None, :])
         return numbers_at(self.xp, table, place), place
 
     def arguments(self, some: slice) -> tuple[dict, dict]:
@@ -165,12 +165,6 @@ class Grouped:
         shift = self.xp.where(none, 0.0, -lse)[..., None]
         bias = shift if given["bias"] is None else given["bias"] + shift
         return {"bias": bias, "lse": self.xp.where(none, lse, 0.0)}
-
-    def _cells(self, table, i, j):
-        """The places of pairs (..., R, W, T) in a table (..., N or 1, M or 1)."""
-        n, m = table.shape[-2:]
-        i, j = i if n > 1 else i * 0, j if m > 1 else j * 0
-        return places_of(self.xp, table.shape[:-2], n * m, i * m + j, core=3)
 
     def _of_function(self, function, i, j):
         """The values (..., R, W, T) of a function of positions, which knows of no groups: it gets (..., N, 1) and (..., N, M)."""

@@ -16,7 +16,7 @@ from refattn.gradients import AttentionGradients
 from refattn.gradients.sums import checked_cotangent
 from refattn.masks import Mask
 from refattn.masks.data import with_data
-from refattn.sparse.places import added, numbers_at, places_of, rows_at
+from refattn.sparse.places import added, cells_of, numbers_at, places_of, rows_at
 from refattn.tiled import tiled_attention, tiled_attention_vjp
 from refattn.tiled.problem import problem_of
 
@@ -165,7 +165,7 @@ class Listed:
             if callable(table):
                 tables[name] = self._of_function(table, rows, keys)
             elif table is not None:
-                place = self._cells(table, i[..., None], keys[..., None, :])
+                place = cells_of(xp, table, i[..., None], keys[..., None, :])
                 tables[name] = numbers_at(xp, table, place)
                 places |= {"bias": place} if name == "bias" else {}
         arguments |= {"q": self.by_group(self.q, rows, 1), "mask": allowed, "bias": tables.get("bias"), **self.scalars}
@@ -211,12 +211,6 @@ class Listed:
     def positions_of(self, keys):
         """The positions of keys (..., R, L)."""
         return numbers_at(self.xp, self.j, places_of(self.xp, self.j.shape[:-1], self.m, keys))
-
-    def _cells(self, table, i, j):
-        """The places of pairs (..., R, rows or 1, L or 1) in a table (..., N or 1, M or 1)."""
-        n, m = table.shape[-2:]
-        i, j = i if n > 1 else i * 0, j if m > 1 else j * 0
-        return places_of(self.xp, table.shape[:-2], n * m, i * m + j, core=3)
 
     def _of_function(self, function, rows, keys):
         """The values (..., R, rows, L) of a function of positions, which knows of no lists: it gets (..., N, 1) and (..., N, L)."""

@@ -169,7 +169,7 @@ def _chosen(xp, q, means, own, kept):
     products = xp.matmul(q, xp.matrix_transpose(means))
     products = xp.where(xp.isnan(products), math.inf, products)
     past = backend.arange(xp, 0, means.shape[-2], own) < own
-    best = backend.stable_argsort(xp, xp.where(past, -products, math.inf))[..., : min(kept - 1, means.shape[-2])]
+    best = backend.largest(xp, xp.where(past, products, -math.inf), min(kept - 1, means.shape[-2]))
     behind = means.shape[-2] + 1  # what sorts behind every block, the short one too
     chosen = [xp.where(best < own, best, behind), xp.broadcast_to(own, (*best.shape[:-1], 1))]
     blocks = xp.sort(xp.concat(chosen, axis=-1), axis=-1)

@@ -19,6 +19,13 @@ def places_of(xp, lead, stride, inside, core=2, shared=1):
     return xp.reshape(first, (*first.shape, *[1] * core)) + inside
 
 
+def cells_of(xp, table, i, j):
+    """Where pairs (..., R, W or 1, T or 1) of queries and keys lie in a table (..., N or 1, M or 1)."""
+    n, m = table.shape[-2:]
+    i, j = i if n > 1 else i * 0, j if m > 1 else j * 0
+    return places_of(xp, table.shape[:-2], n * m, i * m + j, core=3)
+
+
 def rows_at(xp, x, places):
     """Rows (..., R, L, D) of an array (..., M, D)."""
     found = xp.take(xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])), xp.reshape(places, (-1,)), axis=0)
