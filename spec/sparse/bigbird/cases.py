@@ -4,16 +4,13 @@ from ...attention.cases import inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import CAUSAL
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
 TABLE = integers([3, 4], [4, -1], [1, 0], [1, 2])  # of six blocks
 OVER = integers([2, 4], [5, 5], [0, 1], [4, 2])
 OF_HEADS = integers([[3], [5], [1], [2]], [[4], [4], [-1], [1]])
 ONE = one_head("bigbird one", 7, 11)
-GROUPED = {
-    "q": grid("bigbird group q", (4, 7, 3), bits=5),
-    "k": grid("bigbird group k", (2, 11, 3), bits=6),
-    "v": grid("bigbird group v", (2, 11, 2), bits=5),
-}
+GROUPED = grouped("bigbird group", n=7, m=11)
 SMALL = {"d_out": grid("bigbird vjp d_out", (5, 2), bits=5), **one_head("bigbird vjp", 5, 6, d=2)}
 
 CASES = [

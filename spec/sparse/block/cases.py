@@ -4,15 +4,12 @@ from ...attention.cases import bools, inputs, one_head, spiked
 from ...exact import Tensor, nan, tensor
 from ...masks.cases import CAUSAL
 from ...vectors import call, case, grid
+from ..inputs import grouped
 
 LAYOUT = bools("100", "110", "101")
 OF_HEADS = Tensor((2, 1, 3, 3), [int(c) for c in "100110101" + "111010011"], "bool")
 ONE = one_head("block one", 4, 8)
-GROUPED = {
-    "q": grid("block group q", (4, 5, 3), bits=5),
-    "k": grid("block group k", (2, 7, 3), bits=6),
-    "v": grid("block group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("block group")
 
 CASES = [
     case(

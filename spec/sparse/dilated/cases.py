@@ -4,12 +4,9 @@ from ...attention.cases import bools, inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import padding
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
-GROUPED = {
-    "q": grid("dilated group q", (4, 5, 3), bits=5),
-    "k": grid("dilated group k", (2, 7, 3), bits=6),
-    "v": grid("dilated group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("dilated group")
 ONE = one_head("dilated one", 4, 9)
 
 CASES = [

@@ -4,6 +4,7 @@ from ...attention.cases import bools, dropped, inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import CAUSAL
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
 LISTS = integers([0, 3, -1], [4, 1, 2], [-1, 2, -1], [5, 6, 0], [3, 4, 1])
 TWICE = integers([0, 3, 3], [4, 4, 4], [1, 2, -1], [5, 6, 5], [3, -1, -1])
@@ -13,11 +14,7 @@ OF_HEADS = integers(
     [[-1, 2], [6, 5], [1, 3], [4, 0], [2, 1]],
     [[6, 4], [0, 1], [5, 2], [3, -1], [4, 6]],
 )
-GROUPED = {
-    "q": grid("gather group q", (4, 5, 3), bits=5),
-    "k": grid("gather group k", (2, 7, 3), bits=6),
-    "v": grid("gather group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("gather group")
 ONE = one_head("gather one", 5, 7)
 SMALL = {"d_out": grid("gather vjp d_out", (3, 2), bits=5), **one_head("gather vjp", 3, 4, d=2)}
 

@@ -4,12 +4,9 @@ from ...attention.cases import bools, dropped, inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import CAUSAL, padding
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
-GROUPED = {
-    "q": grid("longformer group q", (4, 6, 3), bits=5),
-    "k": grid("longformer group k", (2, 8, 3), bits=6),
-    "v": grid("longformer group v", (2, 8, 2), bits=5),
-}
+GROUPED = grouped("longformer group", n=6, m=8)
 ONE = one_head("longformer one", 6, 9)
 SQUARE = inputs("longformer", b=2, h=1, n=7, m=7)
 SMALL = {"d_out": grid("longformer vjp d_out", (4, 2), bits=5), **one_head("longformer vjp", 4, 5, d=2)}

@@ -4,12 +4,9 @@ from ...attention.cases import bools, inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import padding
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
-GROUPED = {
-    "q": grid("longnet group q", (4, 5, 3), bits=5),
-    "k": grid("longnet group k", (2, 7, 3), bits=6),
-    "v": grid("longnet group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("longnet group")
 ONE = one_head("longnet one", 6, 11)
 TWO = {"segments": [3, 6], "dilations": [1, 2]}
 

@@ -3,13 +3,10 @@
 from ...attention.cases import inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...vectors import call, case, grid, rule
+from ..inputs import grouped
 
 ONE = one_head("moba one 48", 5, 11)
-GROUPED = {
-    "q": grid("moba group 95 q", (4, 5, 3), bits=5),
-    "k": grid("moba group 95 k", (2, 9, 3), bits=6),
-    "v": grid("moba group 95 v", (2, 9, 2), bits=5),
-}
+GROUPED = grouped("moba group 95", m=9)
 # Means 1, 1, 2, 1: the first two and the last are equal.
 TIED = {
     "q": tensor([[1.0], [0.5], [1.0], [0.0]]),

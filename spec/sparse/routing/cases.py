@@ -4,15 +4,12 @@ from ...attention.cases import bools, dropped, inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import CAUSAL
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
 CLUSTERS = integers([4, 0, 2, -1], [2, 5, 1, 0])
 OF_HEADS = integers([[0, 2], [3, 2]], [[1, 4], [4, 0]], [[3, -1], [3, 1]], [[2, 1], [0, 4]])
 ONE = one_head("routing one", 7, 7)
-GROUPED = {
-    "q": grid("routing group q", (4, 5, 3), bits=5),
-    "k": grid("routing group k", (2, 5, 3), bits=6),
-    "v": grid("routing group v", (2, 5, 2), bits=5),
-}
+GROUPED = grouped("routing group", m=5)
 
 CASES = [
     case(

@@ -4,12 +4,9 @@ from ...attention.cases import bools, inputs, one_head, spiked
 from ...exact import nan, tensor
 from ...masks.cases import padding
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 
-GROUPED = {
-    "q": grid("strided group q", (4, 5, 3), bits=5),
-    "k": grid("strided group k", (2, 7, 3), bits=6),
-    "v": grid("strided group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("strided group")
 ONE = one_head("strided one", 5, 11)
 
 CASES = [

@@ -4,13 +4,10 @@ from ...attention.cases import bools, dropped, inputs, one_head, spiked
 from ...exact import Tensor, inf, nan, tensor
 from ...masks.cases import CAUSAL
 from ...vectors import call, case, grid
+from ..inputs import grouped
 
 ONE = one_head("topk one", 5, 7)
-GROUPED = {
-    "q": grid("topk group q", (4, 5, 3), bits=5),
-    "k": grid("topk group k", (2, 7, 3), bits=6),
-    "v": grid("topk group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("topk group")
 # Scores of integers, equal here and there; a scale of 1 rounds nothing.
 TIED = {
     "q": tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]]),

@@ -4,6 +4,7 @@ from ...attention.cases import bools, dropped, inputs, needles, one_head, spiked
 from ...exact import inf, nan, tensor
 from ...masks.cases import padding
 from ...vectors import call, case, grid, integers
+from ..inputs import grouped
 from .definition import SIDES
 
 OPTIONS = {
@@ -13,11 +14,7 @@ OPTIONS = {
     "sinks": tensor([0.25, -1.0, 2.0, 0.0]),
     "dropout": dropped(bools(*["1101101", "1011011"] * 2, "1110111"), 0.25),
 }
-GROUPED = {
-    "q": grid("window group q", (4, 5, 3), bits=5),
-    "k": grid("window group k", (2, 7, 3), bits=6),
-    "v": grid("window group v", (2, 7, 2), bits=5),
-}
+GROUPED = grouped("window group")
 FAR = one_head("window far", 4, 7)
 
 CASES = [
