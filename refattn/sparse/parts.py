@@ -221,9 +221,10 @@ def at_remainder(of: Problem, remainder, step) -> slice:
 
 def first_of_consecutive(of: Problem) -> int | None:
     """The position of the first query, where queries stand at consecutive positions and keys do; else None."""
-    i = of.q_positions
-    even = keys_are_consecutive(of) and i.ndim == 1 and of.n and bool(of.xp.all(i[1:] - i[:-1] == 1))
-    return int(i[0]) if even else None
+    if of.q_spaced is None or not keys_are_consecutive(of):
+        return None
+    first, step = of.q_spaced
+    return first if step == 1 else None
 
 
 def named_for_heads(of: Problem, part, names) -> list[tuple[int | None, str]]:

@@ -165,20 +165,21 @@ class Problem:
     def key_tiles(self, rows: slice) -> Iterator[tuple[slice, Any]]:
         """The tiles of keys that a tile of queries attends to, and who may: a bool array, or None where all may."""
         for keys, whole in self._spans(rows):
-            if whole:
-                yield keys, None
-                continue
-            place = rows.stop - rows.start, keys.start - rows.start, keys.stop - rows.start
-            if self.seen is not None and place in self.seen:
-                some, allowed = self.seen[place]
-            else:
-                allowed = self._allowed(rows, keys)
-                some = bool(self.xp.any(allowed))
-                allowed = None if some and bool(self.xp.all(allowed)) else allowed
-                if self.seen is not None and keys.start and keys.stop < self.m and len(self.seen) < MOST_SEEN:
-                    self.seen[place] = some, allowed
+            some, allowed = (True, None) if whole else self._tile(rows, keys)
             if some:
                 yield keys, allowed
+
+    def _tile(self, rows, keys):
+        """Whether any query of a tile may attend to any key of it, and who to whom: a bool array, or None where all may."""
+        place = rows.stop - rows.start, keys.start - rows.start, keys.stop - rows.start
+        if self.seen is not None and place in self.seen:
+            return self.seen[place]
+        allowed = self._allowed(rows, keys)
+        some = bool(self.xp.any(allowed))
+        found = some, None if some and bool(self.xp.all(allowed)) else allowed
+        if self.seen is not None and keys.start and keys.stop < self.m and len(self.seen) < MOST_SEEN:
+            self.seen[place] = found
+        return found
 
     def all_key_tiles(self) -> list[slice]:
         """All keys, cut into tiles."""
