@@ -89,3 +89,22 @@ def test_memory_grows_as_the_length_does(name):
     assert forward[1] < 5 * forward[0]
     assert backward[1] < 5 * backward[0]
     assert max(forward[1], backward[1]) < tokens[1] ** 2  # bytes: a quarter of the scores alone
+
+
+@pytest.mark.parametrize(
+    ("function", "own"),
+    [
+        ("sparse.dilated_attention", {"left": 2, "right": 1, "dilation": 3}),
+        ("sparse.strided_attention", {"stride": 3}),
+        ("sparse.fixed_attention", {"stride": 4, "summary": 2}),
+        ("sparse.longnet_attention", {"segments": [4, 8], "dilations": [1, 2], "offsets": [0, 1]}),
+    ],
+)
+def test_queries_may_stand_at_every_second_position(function, own):
+    """Slices of queries with steps are of consecutive ones: others, however evenly they stand, are met where they are."""
+    draw = np.random.default_rng(0)
+    q, k, v = (draw.normal(size=(n, 3)) for n in (9, 23, 23))
+    given = {"q": q, "k": k, "v": v, **own, "q_positions": 2 + 2 * np.arange(9)}
+    of = subject(function)
+    wanted = function_named(of.equals.function)(**of.equals.arguments(**given))
+    np.testing.assert_allclose(of.function(**given), wanted, atol=1e-13)
